@@ -1,0 +1,1 @@
+"""How one video becomes rows. No cluster, no torch."""

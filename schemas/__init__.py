@@ -1,0 +1,1 @@
+"""What things are: the frozen types that pass between steps. The leaf; imports no other package."""

@@ -1,0 +1,120 @@
+"""Where `pipeline` and `model` meet: neither imports the other, both know these.
+
+A session goes through two types: `FillingSession` takes frames, `FilledSession` answers.
+A half-filled session has no `ask`, so it cannot be sampled by mistake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, Protocol
+
+from schemas.media import FrameBatch
+from schemas.plan import MemoryNeed, VideoPlan
+
+Finish = Literal["complete", "truncated"]
+
+
+@dataclass(frozen=True, slots=True)
+class EventField:
+    """One extra column of an event: a choice among `options`, or free text where there are none."""
+
+    name: str
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question as the model gets it: the text and the form its answer must have."""
+
+    query_id: str
+    text: str
+    form: Literal["events", "text"]
+    fields: tuple[EventField, ...] = ()
+    max_tokens: int = 512
+    """Longest answer; a longer one ends as `truncated`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the model said, as text, with how it ended."""
+
+    query_id: str
+    text: str
+    finish: Finish
+    num_tokens: int
+    """Tokens of the answer, forced literals included."""
+    mean_logprob: float
+    """Mean natural-log probability of the tokens that the model was free to choose; 0 if none."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingAdvice:
+    """What a checkpoint asks for where the job is silent; None: the project's default."""
+
+    fps: Fraction | None = None
+    pair_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a plan needs to know of a checkpoint; read from its config without loading weights."""
+
+    name: str
+    digest: str
+    """SHA-256 over config, tokenizer and weight files: the model's name by content."""
+    token_px: int
+    """Pixels covered by one merged token per side: patch size × merge size."""
+    context_tokens: int
+    """Longest sequence that the checkpoint is made for."""
+    weight_bytes: int
+    kv_bytes_per_token: int
+    chunk_bytes_per_token: int
+    """Peak bytes per token of one prefill chunk: activations, vision features, pixels."""
+    fixed_bytes: int
+    """Bytes that depend on neither tokens nor chunk: logits, rope tables, workspace."""
+    advice: SamplingAdvice = SamplingAdvice()
+
+    def memory(self, total_tokens: int, chunk_tokens: int) -> MemoryNeed:
+        """Predicted bytes of a session of `total_tokens`, prefilled `chunk_tokens` at a time."""
+        chunk_bytes = self.chunk_bytes_per_token * chunk_tokens + self.fixed_bytes
+        return MemoryNeed(self.weight_bytes, self.kv_bytes_per_token * total_tokens, chunk_bytes)
+
+
+class TokenCounter(Protocol):
+    """Counts the tokens that a text becomes under the checkpoint's tokenizer."""
+
+    def __call__(self, text: str, /) -> int: ...
+
+
+class FilledSession(Protocol):
+    """A whole video in the KV cache, ready for questions."""
+
+    def ask(self, questions: Sequence[Question]) -> list[Reply]:
+        """Answer each question on its own fork of the session, in order."""
+        ...
+
+
+class FillingSession(Protocol):
+    """A session that still takes chunks."""
+
+    def feed(self, frames: FrameBatch) -> None:
+        """Encode and prefill the next chunk. Raises InvariantError when out of order."""
+        ...
+
+    def finish(self) -> FilledSession:
+        """All chunks of the plan are in. Raises InvariantError when some are missing."""
+        ...
+
+
+class VideoModel(Protocol):
+    """A loaded checkpoint."""
+
+    @property
+    def facts(self) -> ModelFacts: ...
+
+    def begin(self, plan: VideoPlan) -> FillingSession:
+        """Reserve the KV cache for `plan`. Raises ResourceError when memory is short."""
+        ...
