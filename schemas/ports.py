@@ -83,10 +83,20 @@ class ModelFacts:
         return MemoryNeed(self.weight_bytes, self.kv_bytes_per_token * total_tokens, chunk_bytes)
 
 
-class TokenCounter(Protocol):
-    """Counts the tokens that a text becomes under the checkpoint's tokenizer."""
+class PromptCounter(Protocol):
+    """Exact token counts of every piece of the prompt, as the pieces will be fed."""
 
-    def __call__(self, text: str, /) -> int: ...
+    def prefix_tokens(self) -> int:
+        """Everything before the first patch pair."""
+        ...
+
+    def pair_tokens(self, text: str, visual_tokens: int) -> int:
+        """One patch pair: its timestamp `text`, the delimiters and its visual tokens."""
+        ...
+
+    def question_tokens(self, question: Question) -> int:
+        """The question with the turn around it and the longest answer it may get."""
+        ...
 
 
 class FilledSession(Protocol):

@@ -1,0 +1,206 @@
+"""The rows that come out: event, request and video, as frozen types and as Arrow schemas.
+
+Field metadata carries the unit; schema metadata carries the version. Analysts read these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from fractions import Fraction
+
+import pyarrow as pa
+
+SCHEMA_VERSION = "1"
+
+
+class RequestStatus(StrEnum):
+    """How one question on one video ended. "Nothing happened" is not "not processed"."""
+
+    FOUND = "found"
+    NO_EVENT = "no_event"
+    ANSWERED = "answered"
+    TRUNCATED = "truncated"
+    PARSE_FAILED = "parse_failed"
+    DECODE_FAILED = "decode_failed"
+    INPUT_FAILED = "input_failed"
+    REFUSED = "refused"
+    MODEL_FAILED = "model_failed"
+
+    @property
+    def is_done(self) -> bool:
+        return self in (RequestStatus.FOUND, RequestStatus.NO_EVENT, RequestStatus.ANSWERED)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened, in ticks of the video's own clock."""
+
+    query_id: str
+    label: str
+    attributes: tuple[tuple[str, str], ...]
+    start_pts: int
+    """A frame that was really sampled: the first that shows the event."""
+    end_pts: int
+    """A frame that was really sampled: the first that no longer shows it, or the last one seen."""
+    time_base: Fraction
+    uncertainty_s: float
+    confidence: float
+    evidence_pts: tuple[int, ...]
+    """Sampled frames inside the span, at most eight, evenly spread."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRow:
+    """One (video, question): always written, whatever happened."""
+
+    query_id: str
+    status: RequestStatus
+    num_events: int
+    num_dropped: int
+    """Events that the model gave and the parser refused (outside the clip, empty, out of order)."""
+    answer: str
+    """What the model said, as it said it; for `ask` queries the answer's text."""
+    reason: str
+    """Closed error word, empty when done."""
+    message: str
+    """One sentence for people, empty when done."""
+    answer_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRow:
+    """What was seen of one video: probe, sampling and plan facts, and every fallback."""
+
+    container: str
+    codec: str
+    width: int
+    height: int
+    rotation: int
+    size_bytes: int
+    start_s: float
+    end_s: float
+    num_frames: int
+    mean_fps: float
+    sampled_frames: int
+    effective_fps: float
+    step_s: float
+    frame_width: int
+    frame_height: int
+    pair_tokens: int
+    total_tokens: int
+    num_chunks: int
+    num_corrupt: int
+    bound_by: tuple[str, ...]
+    notes: tuple[str, ...]
+    predicted_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class VideoResult:
+    """All rows of one video under one set of questions: what a unit of work returns."""
+
+    video_id: str
+    video_uri: str
+    video: VideoRow | None
+    requests: tuple[RequestRow, ...]
+    events: tuple[Event, ...]
+
+
+def _field(name: str, kind: pa.DataType, unit: str = "", *, nullable: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=nullable, metadata={"unit": unit} if unit else None)
+
+
+def _schema(table: str, fields: list[pa.Field]) -> pa.Schema:
+    return pa.schema(
+        fields, metadata={"longtake.table": table, "longtake.schema_version": SCHEMA_VERSION}
+    )
+
+
+_STRING, _INT, _FLOAT = pa.string(), pa.int64(), pa.float64()
+_WHO = [
+    _field("job_id", _STRING),
+    _field("unit_key", _STRING),
+    _field("video_id", _STRING, "sha256 of the file"),
+    _field("video_uri", _STRING),
+]
+_MADE = [
+    _field("model_id", _STRING),
+    _field("model_digest", _STRING),
+    _field("schema_version", _STRING),
+    _field("created_at", pa.timestamp("us", tz="UTC"), "UTC"),
+]
+
+EVENTS = _schema(
+    "events",
+    [
+        _field("event_id", _STRING),
+        *_WHO,
+        _field("query_id", _STRING),
+        _field("kind", _STRING),
+        _field("label", _STRING),
+        _field("description", _STRING, nullable=True),
+        _field("attributes", pa.map_(_STRING, _STRING)),
+        _field("start_s", _FLOAT, "s"),
+        _field("end_s", _FLOAT, "s"),
+        _field("start_pts", _INT, "tick"),
+        _field("end_pts", _INT, "tick"),
+        _field("time_base_num", _INT, "s"),
+        _field("time_base_den", _INT, "tick"),
+        _field("start_tc", _STRING, "hh:mm:ss.mmm"),
+        _field("end_tc", _STRING, "hh:mm:ss.mmm"),
+        _field("uncertainty_s", _FLOAT, "s"),
+        _field("confidence", _FLOAT, "probability"),
+        _field("evidence_pts", pa.list_(_INT), "tick"),
+        _field("window_index", pa.int32()),
+        _field("merged_from", pa.list_(_STRING)),
+        _field("prompt_sha256", _STRING),
+        *_MADE,
+    ],
+)
+REQUESTS = _schema(
+    "requests",
+    [
+        *_WHO,
+        _field("query_id", _STRING),
+        _field("status", _STRING),
+        _field("num_events", _INT),
+        _field("num_dropped", _INT),
+        _field("answer", _STRING),
+        _field("reason", _STRING),
+        _field("message", _STRING),
+        _field("answer_tokens", _INT, "token"),
+        _field("prompt_sha256", _STRING),
+        *_MADE,
+    ],
+)
+VIDEOS = _schema(
+    "videos",
+    [
+        *_WHO,
+        _field("container", _STRING),
+        _field("codec", _STRING),
+        _field("width", _INT, "px"),
+        _field("height", _INT, "px"),
+        _field("rotation", _INT, "degree clockwise"),
+        _field("size_bytes", _INT, "byte"),
+        _field("start_s", _FLOAT, "s"),
+        _field("end_s", _FLOAT, "s"),
+        _field("num_frames", _INT),
+        _field("mean_fps", _FLOAT, "1/s"),
+        _field("sampled_frames", _INT),
+        _field("effective_fps", _FLOAT, "1/s"),
+        _field("step_s", _FLOAT, "s"),
+        _field("frame_width", _INT, "px"),
+        _field("frame_height", _INT, "px"),
+        _field("pair_tokens", _INT, "token"),
+        _field("total_tokens", _INT, "token"),
+        _field("num_chunks", _INT),
+        _field("num_corrupt", _INT, "frame"),
+        _field("bound_by", pa.list_(_STRING)),
+        _field("notes", pa.list_(_STRING)),
+        _field("predicted_bytes", _INT, "byte"),
+        *_MADE,
+    ],
+)
+TABLES: dict[str, pa.Schema] = {"events": EVENTS, "requests": REQUESTS, "videos": VIDEOS}

@@ -1,0 +1,208 @@
+"""The job file: one schema for the file, the command line and the Python API.
+
+Unknown keys are refused with the nearest known one. `schemas/job.schema.json` is generated from
+here (`python -m schemas.job`) and a test keeps it true.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from schemas.errors import ConfigError, InputError
+from schemas.time import clock_to_seconds
+
+_COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmM]?)")
+_UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
+
+
+def _read_count(value: object) -> object:
+    """`256k` → 262144, `1m` → 1048576; numbers pass through."""
+    if not isinstance(value, str):
+        return value
+    match = _COUNT.fullmatch(value.strip())
+    if match is None:
+        raise ValueError(f"{value!r} is not a number of tokens; write 262144, 256k or 1m")
+    return int(Fraction(match[1]) * _UNITS[match[2].lower()])
+
+
+def _read_moment(value: object) -> object:
+    """A time in the job file: seconds or a clock text. Kept as text, exact."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError(f"{value!r} is not a time; write seconds, mm:ss or hh:mm:ss")
+    try:
+        clock_to_seconds(str(value))
+    except InputError as error:
+        raise ValueError(error.message) from None
+    return str(value)
+
+
+Tokens = Annotated[int, BeforeValidator(_read_count), Field(gt=0)]
+Moment = Annotated[str, BeforeValidator(_read_moment)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
+FieldForm = Literal["string"] | Annotated[list[str], Field(min_length=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class VideoSpec(_Strict):
+    """One video, file pattern or folder, and optionally the part of it that is meant."""
+
+    uri: str = Field(min_length=1)
+    clip: tuple[Moment, Moment] | None = None
+    """Start and end on the video's own clock, half-open."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> VideoSpec:
+        if self.clip_s is not None and self.clip_s[0] >= self.clip_s[1]:
+            raise ValueError(
+                f"clip {list(self.clip or ())} ends before it starts; write [start, end]"
+            )
+        return self
+
+    @property
+    def clip_s(self) -> tuple[Fraction, Fraction] | None:
+        if self.clip is None:
+            return None
+        return clock_to_seconds(self.clip[0]), clock_to_seconds(self.clip[1])
+
+
+class QuerySpec(_Strict):
+    """One question: `find` asks for spans, `ask` for a text."""
+
+    id: Name
+    find: str | None = Field(None, min_length=1, max_length=2000)
+    ask: str | None = Field(None, min_length=1, max_length=4000)
+    fields: dict[Name, FieldForm] = Field(default_factory=dict)
+    """Extra columns of each found event: `string`, or the list of allowed values."""
+    max_answer_tokens: Tokens = 512
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> QuerySpec:
+        if (self.find is None) == (self.ask is None):
+            raise ValueError("a query has either `find` (spans) or `ask` (a text)")
+        if self.ask is not None and self.fields:
+            raise ValueError("`fields` belong to `find` queries; an `ask` query answers in text")
+        if taken := {"start", "end"} & set(self.fields):
+            raise ValueError(f"field {min(taken)!r} is taken by the span itself; name it otherwise")
+        return self
+
+
+class ModelSpec(_Strict):
+    """Which checkpoint, and how it is run."""
+
+    name: str = "nano"
+    """`nano` (bundled), a checkpoint folder, or a hub id such as Qwen/Qwen3-VL-8B-Instruct."""
+    context: Tokens | None = None
+    """Longest sequence; None: what the checkpoint is made for."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    kv_cache: Literal["auto", "float32", "bfloat16"] = "auto"
+    prefill_chunk: Tokens = 8192
+
+
+class SamplingSpec(_Strict):
+    """How densely and how large a video is seen. None: the checkpoint's advice, else 2 fps and 768
+    tokens per patch pair."""
+
+    fps: float | None = Field(None, gt=0, le=240, allow_inf_nan=False)
+    max_frames: int = Field(2048, ge=1)
+    video_tokens: Tokens = 224 * 1024
+    pair_tokens: int | None = Field(None, ge=1)
+    """Most visual tokens per patch pair."""
+
+
+class ClusterSpec(_Strict):
+    """Where the work runs: an embedded Dask cluster on this machine, or this process alone."""
+
+    executor: Literal["dask", "serial"] = "dask"
+    decode_workers: int = Field(1, ge=1, le=64)
+    model_workers: int = Field(1, ge=1, le=64)
+    lookahead_chunks: int = Field(2, ge=1, le=64)
+    """Decoded chunks that may wait for the model, per video."""
+
+
+class JobSpec(_Strict):
+    """A whole batch: videos, queries, model, sampling, output."""
+
+    name: Name = "job"
+    videos: Annotated[list[VideoSpec], Field(min_length=1)]
+    queries: Annotated[list[QuerySpec], Field(min_length=1)]
+    model: ModelSpec = ModelSpec()
+    sampling: SamplingSpec = SamplingSpec()
+    cluster: ClusterSpec = ClusterSpec()
+    output: str = Field("out/longtake", min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_videos(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("videos"), list):
+            videos = [{"uri": v} if isinstance(v, str) else v for v in data["videos"]]
+            return {**data, "videos": videos}
+        return data
+
+    @model_validator(mode="after")
+    def _unique_ids(self) -> JobSpec:
+        ids = [query.id for query in self.queries]
+        if twice := {i for i in ids if ids.count(i) > 1}:
+            raise ValueError(f"query id {min(twice)!r} is used twice; ids name the answers")
+        return self
+
+
+def read_job(data: object, *, where: str) -> JobSpec:
+    """Validate a job. Raises ConfigError: one sentence per mistake, with the nearest known key."""
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where} holds no job; a job is a mapping with `videos` and `queries`.")
+    try:
+        return JobSpec.model_validate(data)
+    except ValidationError as error:
+        lines = [_sentence(dict(item), where) for item in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def _sentence(item: dict[str, Any], where: str) -> str:
+    loc = [str(part) for part in item["loc"]]
+    path = ".".join(loc)
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(loc[:-1])
+        near = difflib.get_close_matches(loc[-1], known, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(sorted(known))}."
+        return f"{where}: unknown key `{path}`; {hint}"
+    if item["type"] == "missing":
+        return f"{where}: `{path}` is missing."
+    message = str(item["msg"]).removeprefix("Value error, ")
+    given = "" if item["type"] == "value_error" else f" (given {item['input']!r})"
+    return f"{where}: {f'`{path}`: ' if path else ''}{message}{given}."
+
+
+def _known_keys(loc: list[str]) -> list[str]:
+    at: type[BaseModel] = JobSpec
+    inner: dict[str, type[BaseModel]] = {
+        "videos": VideoSpec,
+        "queries": QuerySpec,
+        "model": ModelSpec,
+        "sampling": SamplingSpec,
+        "cluster": ClusterSpec,
+    }
+    for part in loc:
+        at = inner.get(part, at)
+    return list(at.model_fields)
+
+
+SCHEMA_FILE = Path(__file__).with_name("job.schema.json")
+
+
+def json_schema() -> str:
+    """The job file's JSON Schema as committed text."""
+    return json.dumps(JobSpec.model_json_schema(), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    SCHEMA_FILE.write_text(json_schema(), encoding="utf-8")
