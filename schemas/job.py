@@ -114,7 +114,8 @@ class SamplingSpec(_Strict):
 
     fps: float | None = Field(None, gt=0, le=240, allow_inf_nan=False)
     max_frames: int = Field(2048, ge=1)
-    video_tokens: Tokens = 224 * 1024
+    video_tokens: Tokens | None = None
+    """Most tokens of the video, timestamps included; None: what the context leaves."""
     pair_tokens: int | None = Field(None, ge=1)
     """Most visual tokens per patch pair."""
 

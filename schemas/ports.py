@@ -125,6 +125,9 @@ class VideoModel(Protocol):
     @property
     def facts(self) -> ModelFacts: ...
 
+    @property
+    def counter(self) -> PromptCounter: ...
+
     def begin(self, plan: VideoPlan) -> FillingSession:
         """Reserve the KV cache for `plan`. Raises ResourceError when memory is short."""
         ...

@@ -1,0 +1,177 @@
+"""Step 4: Chunk → FrameBatch.
+
+Promises the planned frames, upright and resized, in bounded memory: frames are converted only when
+they are wanted, and a chunk can be decoded on its own in any process. Costs one seek per chunk.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import TypeVar
+
+import av
+import av.container
+import numpy as np
+from PIL import Image
+
+from pipeline.probe import open_stream, open_video
+from schemas.errors import InputError
+from schemas.media import FrameBatch, RgbArray, StreamIndex
+from schemas.plan import Chunk, FrameGrid
+
+T = TypeVar("T")
+
+# Frames that a decoder may hold back; a seek closer than this is slower than decoding on.
+_SEEK_AHEAD_FRAMES = 32
+
+
+class _Reader:
+    """Frames in presentation order from one open video, with as few seeks as needed."""
+
+    def __init__(self, container: av.container.InputContainer, index: StreamIndex) -> None:
+        self._container = container
+        self._index = index
+        self._stream = open_stream(container, index.source)
+        self._frames: Iterator[av.VideoFrame] = iter(())
+        self._shown: av.VideoFrame | None = None
+        self._next: av.VideoFrame | None = None
+        self.num_errors = 0
+
+    def frame_at(self, pts: int) -> av.VideoFrame | None:
+        """The frame on screen at `pts`: the last that begins at or before it."""
+        if self._must_seek(pts):
+            self._seek(pts)
+        while self._next is not None and (self._next.pts or 0) <= pts:
+            self._shown, self._next = self._next, next(self._frames, None)
+        return self._shown
+
+    def _must_seek(self, pts: int) -> bool:
+        if self._shown is None or self._shown.pts is None or self._shown.pts > pts:
+            return True
+        at = self._position(self._shown.pts)
+        return self._position(self._keyframe(pts, 0)) > at + _SEEK_AHEAD_FRAMES
+
+    def _position(self, pts: int) -> int:
+        return int(np.searchsorted(self._index.frame_pts, pts))
+
+    def _keyframe(self, pts: int, back: int) -> int:
+        keys = self._index.keyframe_pts
+        return int(keys[max(0, int(np.searchsorted(keys, pts, side="right")) - 1 - back)])
+
+    def _seek(self, pts: int) -> None:
+        # A container without an index may land late; then one keyframe earlier, then the beginning.
+        for back in (0, 1, len(self._index.keyframe_pts)):
+            self._container.seek(self._keyframe(pts, back), stream=self._stream, backward=True)
+            self._frames = self._decode()
+            self._shown, self._next = None, next(self._frames, None)
+            if self._next is not None and (self._next.pts or 0) <= pts:
+                return
+
+    def _decode(self) -> Iterator[av.VideoFrame]:
+        for packet in self._container.demux(self._stream):
+            try:
+                decoded = packet.decode()
+            except av.error.FFmpegError:
+                self.num_errors += 1
+                continue
+            for frame in decoded:
+                if isinstance(frame, av.VideoFrame) and frame.pts is not None:
+                    yield frame
+
+
+def decode_chunk(index: StreamIndex, chunk: Chunk, grid: FrameGrid) -> FrameBatch:
+    """Decode the frames of one chunk. Raises InputError where none of them can be had."""
+    wanted = chunk.frame_pts
+    rgb = np.zeros((len(wanted), grid.height, grid.width, 3), dtype=np.uint8)
+    num_corrupt = 0
+    shown: av.VideoFrame | None = None
+    with open_video(index.source) as container:
+        reader = _Reader(container, index)
+        for i, pts in enumerate(wanted):
+            if i and pts == wanted[i - 1]:
+                rgb[i] = rgb[i - 1]
+                continue
+            shown = reader.frame_at(pts) or shown
+            if shown is None:
+                num_corrupt += 1
+                continue
+            num_corrupt += shown.pts != pts or shown.is_corrupt
+            rgb[i] = to_rgb(shown, index.rotation, grid)
+    if shown is None:
+        raise InputError(
+            f"{index.source.uri} cannot be decoded from {float(wanted[0] * index.time_base):.1f} s "
+            "on; the file is damaged there. Copy it again, or choose a clip before it.",
+            reason="decode_failed",
+        )
+    return FrameBatch(chunk.index, wanted, rgb, num_corrupt)
+
+
+def narrow(index: StreamIndex, chunk: Chunk) -> StreamIndex:
+    """The same video, knowing only the frames one chunk needs: small enough to send anywhere."""
+    keys, pts = index.keyframe_pts, index.frame_pts
+    first_key = max(0, int(np.searchsorted(keys, chunk.frame_pts[0], side="right")) - 2)
+    low = np.searchsorted(pts, keys[first_key])
+    high = np.searchsorted(pts, chunk.frame_pts[-1], side="right")
+    inside = keys[(keys >= keys[first_key]) & (keys <= chunk.frame_pts[-1])]
+    return replace(index, frame_pts=pts[low:high].copy(), keyframe_pts=inside)
+
+
+def to_rgb(frame: av.VideoFrame, rotation: int, grid: FrameGrid) -> RgbArray:
+    """One frame upright, in RGB, at the plan's size: (height, width, 3), uint8.
+
+    Bicubic with antialiasing on uint8, the released processors' way of resizing.
+    """
+    array = frame.to_ndarray(format="rgb24")
+    # Turns are clockwise, rot90 is not.
+    upright = np.rot90(array, k=-(rotation // 90)) if rotation else array
+    if upright.shape[:2] == (grid.height, grid.width):
+        return np.ascontiguousarray(upright)
+    image = Image.fromarray(np.ascontiguousarray(upright))
+    return np.asarray(image.resize((grid.width, grid.height), Image.Resampling.BICUBIC))
+
+
+def ahead(make: Callable[[], Iterable[T]], depth: int) -> Iterator[T]:
+    """Run an iterable in a thread, at most `depth` items ahead of its reader.
+
+    An error in the thread is raised in the reader; a reader that stops early stops the thread.
+    """
+    items: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(item: tuple[T | None, BaseException | None, bool]) -> bool:
+        while not stop.is_set():
+            try:
+                items.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def work() -> None:
+        try:
+            for value in make():
+                if not put((value, None, False)):
+                    return
+        except BaseException as error:  # noqa: BLE001 - handed to the reader, who raises it
+            put((None, error, True))
+        else:
+            put((None, None, True))
+
+    thread = threading.Thread(target=work, name="decode-ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            value, error, last = items.get()
+            if error is not None:
+                raise error
+            if last:
+                return
+            yield value  # type: ignore[misc]  # only the last item carries no value
+    finally:
+        stop.set()
+        thread.join()
+
+

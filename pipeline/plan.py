@@ -1,0 +1,161 @@
+"""Step 3: SamplingPlan + ModelFacts → VideoPlan.
+
+Promises exact token counts and the bytes they will need, and refuses what cannot fit with the
+change that would. Integers only; costs the tokenizer one pass over the timestamps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from pipeline.sampling import SamplingLimits, sample
+from schemas.errors import ConfigError, ResourceError
+from schemas.job import JobSpec
+from schemas.media import StreamIndex
+from schemas.plan import Chunk, PatchPair, SamplingPlan, VideoPlan
+from schemas.ports import ModelFacts, PromptCounter, Question
+from schemas.time import timestamp_text
+
+DEFAULT_FPS = Fraction(2)
+DEFAULT_PAIR_TOKENS = 768
+"""Visual tokens per patch pair where neither the job nor the checkpoint says otherwise."""
+_LONGEST_TIME = 99_999.9
+
+
+def resolve_limits(
+    job: JobSpec, facts: ModelFacts, counter: PromptCounter, questions: Sequence[Question]
+) -> SamplingLimits:
+    """Fill what the job leaves open: first the checkpoint's advice, then the project's default.
+
+    Raises ConfigError where the context cannot hold the questions.
+    """
+    asked = job.sampling
+    context = context_tokens(job, facts)
+    text_tokens = counter.prefix_tokens() + longest_question(counter, questions)
+    room = context - text_tokens
+    if room <= 0:
+        raise ConfigError(
+            f"a context of {context} tokens cannot hold the longest question with its answer "
+            f"({text_tokens} tokens) and a video; raise model.context above {text_tokens}, or lower "
+            "max_answer_tokens."
+        )
+    return SamplingLimits(
+        fps=Fraction(str(asked.fps)) if asked.fps else facts.advice.fps or DEFAULT_FPS,
+        max_frames=asked.max_frames,
+        video_tokens=asked.video_tokens or room,
+        pair_tokens=asked.pair_tokens or facts.advice.pair_tokens or DEFAULT_PAIR_TOKENS,
+        overhead_tokens=counter.pair_tokens(timestamp_text(_LONGEST_TIME), 0),
+        token_px=facts.token_px,
+    )
+
+
+def context_tokens(job: JobSpec, facts: ModelFacts) -> int:
+    """The job's context, at most what the checkpoint is made for."""
+    asked = job.model.context
+    if asked is None:
+        return facts.context_tokens
+    if asked > facts.context_tokens:
+        raise ConfigError(
+            f"model.context {asked} is more than {facts.name} is made for ({facts.context_tokens}); "
+            "lower it."
+        )
+    return asked
+
+
+def longest_question(counter: PromptCounter, questions: Sequence[Question]) -> int:
+    """Tokens of the longest question with its answer: each has its own fork of the session."""
+    return max((counter.question_tokens(question) for question in questions), default=0)
+
+
+def plan_video(
+    sampling: SamplingPlan,
+    facts: ModelFacts,
+    counter: PromptCounter,
+    questions: Sequence[Question],
+    *,
+    context: int,
+    prefill_chunk: int,
+    available_bytes: int | None = None,
+) -> VideoPlan:
+    """Count everything. Raises ConfigError (context too small) or ResourceError (memory)."""
+    pairs = _pairs(sampling, counter)
+    chunks = group_chunks(pairs, prefill_chunk)
+    question_tokens = sum(counter.question_tokens(question) for question in questions)
+    longest = max(chunk.num_tokens for chunk in chunks)
+    total = counter.prefix_tokens() + sum(pair.num_tokens for pair in pairs) + question_tokens
+    in_one_fork = total - question_tokens + longest_question(counter, questions)
+    if in_one_fork > context:
+        raise ConfigError(
+            f"the plan needs {in_one_fork} tokens ({len(pairs)} patch pairs of up to "
+            f"{max(pair.num_tokens for pair in pairs)}) and the context holds {context}; set "
+            f"sampling.video_tokens to {context - (in_one_fork - sum(p.num_tokens for p in pairs))} "
+            f"or less, or model.context to {in_one_fork}."
+        )
+    memory = facts.memory(total, longest)
+    if available_bytes is not None and memory.total_bytes > available_bytes:
+        raise ResourceError(_too_large(facts, total, longest, available_bytes))
+    frame_bytes = max(len(c.pairs) for c in chunks) * 6 * sampling.grid.height * sampling.grid.width
+    return VideoPlan(
+        sampling, chunks, counter.prefix_tokens(), question_tokens, memory, frame_bytes
+    )
+
+
+def _pairs(sampling: SamplingPlan, counter: PromptCounter) -> tuple[PatchPair, ...]:
+    pts = sampling.frame_pts
+    even = pts if len(pts) % 2 == 0 else (*pts, pts[-1])
+    pairs = []
+    for first, last in zip(even[::2], even[1::2], strict=True):
+        text = PatchPair.text_of(first, last, sampling.span.time_base)
+        tokens = counter.pair_tokens(text, sampling.grid.tokens)
+        pairs.append(PatchPair(first, last, text, tokens))
+    return tuple(pairs)
+
+
+def group_chunks(pairs: Sequence[PatchPair], chunk_tokens: int) -> tuple[Chunk, ...]:
+    """Whole pairs, in order, at most `chunk_tokens` each; a larger pair is a chunk of its own."""
+    groups: list[list[PatchPair]] = []
+    filled = 0
+    for pair in pairs:
+        if not groups or filled + pair.num_tokens > chunk_tokens:
+            groups.append([])
+            filled = 0
+        groups[-1].append(pair)
+        filled += pair.num_tokens
+    return tuple(Chunk(i, tuple(group)) for i, group in enumerate(groups))
+
+
+def _too_large(facts: ModelFacts, total: int, longest: int, available: int) -> str:
+    need = facts.memory(total, longest)
+    room = available - need.weight_bytes - need.chunk_bytes
+    fits = max(0, room // facts.kv_bytes_per_token)
+    gib = 1024**3
+    sentence = (
+        f"{total} tokens of {facts.name} need {need.total_bytes / gib:.1f} GiB (weights "
+        f"{need.weight_bytes / gib:.1f}, KV cache {need.kv_bytes / gib:.1f}, chunk "
+        f"{need.chunk_bytes / gib:.1f}) and {available / gib:.1f} GiB are free; "
+    )
+    if fits > longest:
+        return sentence + f"{fits} tokens would fit: set model.context to that, or lower the fps."
+    return sentence + "choose a smaller checkpoint or a smaller model.prefill_chunk."
+
+
+def plan_job_video(
+    index: StreamIndex,
+    job: JobSpec,
+    facts: ModelFacts,
+    counter: PromptCounter,
+    questions: Sequence[Question],
+    available_bytes: int | None = None,
+) -> VideoPlan:
+    """Sampling and plan of one probed video under a job's settings."""
+    limits = resolve_limits(job, facts, counter, questions)
+    return plan_video(
+        sample(index, limits),
+        facts,
+        counter,
+        questions,
+        context=context_tokens(job, facts),
+        prefill_chunk=job.model.prefill_chunk,
+        available_bytes=available_bytes,
+    )
