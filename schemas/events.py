@@ -105,6 +105,8 @@ class VideoResult:
     video: VideoRow | None
     requests: tuple[RequestRow, ...]
     events: tuple[Event, ...]
+    prompts: tuple[tuple[str, str], ...] = ()
+    """(query id, SHA-256 of the exact prompt text); empty where no prompt was made."""
 
 
 def _field(name: str, kind: pa.DataType, unit: str = "", *, nullable: bool = False) -> pa.Field:

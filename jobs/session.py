@@ -1,0 +1,97 @@
+"""One command's work from a validated job to committed rows; what `find` and `run` share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from rich.console import Console
+
+from jobs.dask_executor import DaskExecutor
+from jobs.executor import Executor, SerialExecutor
+from jobs.manifest import Manifest, Unit, build_manifest
+from jobs.progress import BatchProgress
+from jobs.provenance import gather_provenance, job_id, write_provenance
+from jobs.run_batch import BatchSummary, check_output, commit_unit, pending_units, run_units
+from jobs.tools import load_facts, model_maker
+from pipeline.commit_log import CommitLog
+from pipeline.plan import resolve_limits
+from pipeline.probe import header_seconds
+from pipeline.questions import build_questions
+from schemas.job import JobSpec
+from schemas.ports import ModelFacts, PromptCounter
+from schemas.time import TimeSpan
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything known before a worker is started."""
+
+    job: JobSpec
+    facts: ModelFacts
+    counter: PromptCounter
+    manifest: Manifest
+    log: CommitLog
+    pending: tuple[Unit, ...]
+
+
+def prepare(job: JobSpec) -> Prepared:
+    """Check what can be checked before anything is spent. Raises ConfigError or ResourceError."""
+    facts, counter = load_facts(job.model)
+    # The questions' length does not depend on the video but for the digits of its times.
+    hour = TimeSpan(0, 3600, Fraction(1))
+    resolve_limits(job, facts, counter, build_questions(job.queries, hour))
+    manifest = build_manifest(job, facts)
+    log = CommitLog(Path(job.output))
+    log.open_for_writing()
+    check_output(manifest.units, job, log)
+    pending = tuple(pending_units(manifest.units, log))
+    return Prepared(job, facts, counter, manifest, log, pending)
+
+
+def run_job(job: JobSpec, console: Console) -> BatchSummary:
+    """Do what is missing of a job and commit each unit as it ends."""
+    ready = prepare(job)
+    for left_out, instead in ready.manifest.twins:
+        console.print(f"{left_out} holds the same bytes as {instead}; answered once.")
+    summary = BatchSummary(num_kept=len(ready.manifest.units) - len(ready.pending))
+    write_provenance(ready.log.folder, gather_provenance(job, ready.facts))
+    if ready.pending:
+        executor = start_executor(job)
+        try:
+            console.print(f"Reading {_count(ready.pending)} on {executor.describe()}.", soft_wrap=True)
+            _run_pending(ready, executor, summary, console)
+        finally:
+            executor.close()
+    return summary
+
+
+def _count(units: tuple[Unit, ...]) -> str:
+    return "1 video" if len(units) == 1 else f"{len(units)} videos"
+
+
+def start_executor(job: JobSpec) -> Executor:
+    """The executor that the job asks for, its model loading on the workers."""
+    maker = model_maker(job.model)
+    if job.cluster.executor == "serial":
+        return SerialExecutor(maker)
+    return DaskExecutor(
+        maker,
+        model_workers=job.cluster.model_workers,
+        decode_workers=job.cluster.decode_workers,
+    )
+
+
+def _run_pending(
+    ready: Prepared, executor: Executor, summary: BatchSummary, console: Console
+) -> None:
+    name = job_id(ready.job)
+    seconds = {
+        unit.key: 0.0 if unit.problem else header_seconds(unit.source) for unit in ready.pending
+    }
+    with BatchProgress(console, seconds) as progress:
+        for done in run_units(ready.job, ready.pending, executor, progress.on_report):
+            commit_unit(done, ready.job, name, ready.facts, ready.log)
+            summary.add(done.result)
+            progress.on_end(done.unit.key)

@@ -1,0 +1,38 @@
+"""The model as the jobs see it: facts without torch for the client, the loaded model for a worker."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import partial
+
+from model.facts import load_checkpoint
+from schemas.job import ModelSpec
+from schemas.ports import ModelFacts, PromptCounter, VideoModel
+
+
+def load_facts(spec: ModelSpec) -> tuple[ModelFacts, PromptCounter]:
+    """What a plan needs of the checkpoint. Raises ConfigError or ResourceError."""
+    checkpoint = load_checkpoint(spec.name, dtype=spec.dtype, kv_dtype=spec.kv_cache)
+    return checkpoint.facts, checkpoint.counter
+
+
+def make_model(spec: ModelSpec) -> VideoModel:
+    """Load the checkpoint that the job names. Raises ConfigError or ResourceError."""
+    # Seconds of import and hundreds of MiB that the client and the decode workers must not pay.
+    engine = importlib.import_module("model.engine")
+    model: VideoModel = engine.load_model(
+        spec.name, dtype=spec.dtype, kv_dtype=spec.kv_cache, prefill_chunk=spec.prefill_chunk
+    )
+    return model
+
+
+def model_maker(spec: ModelSpec) -> Callable[[], VideoModel]:
+    """`make_model` with its argument, in a form that goes to another process."""
+    return partial(make_model, spec)
+
+
+def torch_devices() -> list[str]:
+    """Devices that torch sees here, for `doctor`."""
+    devices: list[str] = importlib.import_module("model.engine").list_devices()
+    return devices
