@@ -24,7 +24,8 @@ class Entry:
     """One committed unit."""
 
     key: str
-    video_uri: str
+    place: str
+    """The video's path as given, with `#t=start,end` where a clip of it is meant."""
     query_ids: tuple[str, ...]
     final: bool
     """False where doing it again may end otherwise: a missing file, a worker that died."""

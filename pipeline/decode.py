@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.probe import open_stream, open_video
-from schemas.errors import InputError
+from schemas.errors import InputError, InvariantError
 from schemas.media import FrameBatch, RgbArray, StreamIndex
 from schemas.plan import Chunk, FrameGrid
 
@@ -31,39 +31,41 @@ _SEEK_AHEAD_FRAMES = 32
 class _Reader:
     """Frames in presentation order from one open video, with as few seeks as needed."""
 
-    def __init__(self, container: av.container.InputContainer, index: StreamIndex) -> None:
+    def __init__(
+        self, container: av.container.InputContainer, index: StreamIndex, *, may_seek: bool
+    ) -> None:
         self._container = container
         self._index = index
         self._stream = open_stream(container, index.source)
-        self._frames: Iterator[av.VideoFrame] = iter(())
+        self._may_seek = may_seek
+        self._frames = self._decode()
         self._shown: av.VideoFrame | None = None
         self._next: av.VideoFrame | None = None
-        self.num_errors = 0
+        if not may_seek:
+            self._next = next(self._frames, None)
 
     def frame_at(self, pts: int) -> av.VideoFrame | None:
-        """The frame on screen at `pts`: the last that begins at or before it."""
-        if self._must_seek(pts):
+        """The frame on screen at `pts`: the last that begins at or before it; None: none does."""
+        if self._may_seek and self._must_seek(pts):
             self._seek(pts)
         while self._next is not None and (self._next.pts or 0) <= pts:
             self._shown, self._next = self._next, next(self._frames, None)
         return self._shown
 
     def _must_seek(self, pts: int) -> bool:
-        if self._shown is None or self._shown.pts is None or self._shown.pts > pts:
+        if self._shown is None or self._shown.pts is None:
             return True
-        at = self._position(self._shown.pts)
-        return self._position(self._keyframe(pts, 0)) > at + _SEEK_AHEAD_FRAMES
-
-    def _position(self, pts: int) -> int:
-        return int(np.searchsorted(self._index.frame_pts, pts))
+        frames = self._index.frame_pts
+        at, keyframe = np.searchsorted(frames, [self._shown.pts, self._keyframe(pts, 0)])
+        return bool(keyframe > at + _SEEK_AHEAD_FRAMES)
 
     def _keyframe(self, pts: int, back: int) -> int:
         keys = self._index.keyframe_pts
         return int(keys[max(0, int(np.searchsorted(keys, pts, side="right")) - 1 - back)])
 
     def _seek(self, pts: int) -> None:
-        # A container without an index may land late; then one keyframe earlier, then the beginning.
-        for back in (0, 1, len(self._index.keyframe_pts)):
+        # A container without an index may land late; then one keyframe earlier.
+        for back in (0, 1):
             self._container.seek(self._keyframe(pts, back), stream=self._stream, backward=True)
             self._frames = self._decode()
             self._shown, self._next = None, next(self._frames, None)
@@ -75,8 +77,7 @@ class _Reader:
             try:
                 decoded = packet.decode()
             except av.error.FFmpegError:
-                self.num_errors += 1
-                continue
+                continue  # A damaged packet; the frames it held are missed and counted.
             for frame in decoded:
                 if isinstance(frame, av.VideoFrame) and frame.pts is not None:
                     yield frame
@@ -84,21 +85,26 @@ class _Reader:
 
 def decode_chunk(index: StreamIndex, chunk: Chunk, grid: FrameGrid) -> FrameBatch:
     """Decode the frames of one chunk. Raises InputError where none of them can be had."""
+    # A file whose index lies is read from its beginning: slow, but it ends well.
+    for may_seek in (True, False):
+        with open_video(index.source) as container:
+            reader = _Reader(container, index, may_seek=may_seek)
+            if reader.frame_at(chunk.frame_pts[0]) is not None or not may_seek:
+                return _read_batch(reader, index, chunk, grid)
+    raise InvariantError("the second way of reading always returns or raises.")
+
+
+def _read_batch(reader: _Reader, index: StreamIndex, chunk: Chunk, grid: FrameGrid) -> FrameBatch:
     wanted = chunk.frame_pts
     rgb = np.zeros((len(wanted), grid.height, grid.width, 3), dtype=np.uint8)
-    num_corrupt = 0
-    shown: av.VideoFrame | None = None
-    with open_video(index.source) as container:
-        reader = _Reader(container, index)
-        for i, pts in enumerate(wanted):
-            if i and pts == wanted[i - 1]:
-                rgb[i] = rgb[i - 1]
-                continue
-            shown = reader.frame_at(pts) or shown
-            if shown is None:
-                num_corrupt += 1
-                continue
-            num_corrupt += shown.pts != pts or shown.is_corrupt
+    num_corrupt, shown = 0, None
+    for i, pts in enumerate(wanted):
+        if i and pts == wanted[i - 1]:
+            rgb[i] = rgb[i - 1]
+            continue
+        shown = reader.frame_at(pts)
+        num_corrupt += shown is None or shown.pts != pts or shown.is_corrupt
+        if shown is not None:
             rgb[i] = to_rgb(shown, index.rotation, grid)
     if shown is None:
         raise InputError(
@@ -112,7 +118,7 @@ def decode_chunk(index: StreamIndex, chunk: Chunk, grid: FrameGrid) -> FrameBatc
 def narrow(index: StreamIndex, chunk: Chunk) -> StreamIndex:
     """The same video, knowing only the frames one chunk needs: small enough to send anywhere."""
     keys, pts = index.keyframe_pts, index.frame_pts
-    first_key = max(0, int(np.searchsorted(keys, chunk.frame_pts[0], side="right")) - 2)
+    first_key = max(0, int(np.searchsorted(keys, chunk.frame_pts[0], side="right")) - 3)
     low = np.searchsorted(pts, keys[first_key])
     high = np.searchsorted(pts, chunk.frame_pts[-1], side="right")
     inside = keys[(keys >= keys[first_key]) & (keys <= chunk.frame_pts[-1])]

@@ -29,8 +29,6 @@ class RowContext:
     unit_key: str
     model_id: str
     model_digest: str
-    prompt_sha256: dict[str, str]
-    """Prompt digest by query id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ def result_tables(result: VideoResult, context: RowContext) -> dict[str, pa.Tabl
         "schema_version": SCHEMA_VERSION,
         "created_at": datetime.now(UTC),
     }
-    prompts = context.prompt_sha256
+    prompts = dict(result.prompts)
     rows: dict[str, list[dict[str, Any]]] = {
         "events": [
             {**made, **_event_row(event, i, context), "prompt_sha256": prompts[event.query_id]}

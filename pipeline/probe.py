@@ -120,7 +120,9 @@ def probe(source: VideoSource, video_id: str = "") -> StreamIndex:
         frame = _first_frame(container, stream, source)
         rotation = round(-frame.rotation) % 360
         width, height = _shown_size(frame.width, frame.height, stream, rotation)
-        container.seek(int(stream.start_time or 0), stream=stream, backward=True)
+    # Opened again rather than sought: a transport stream does not find its first packets back.
+    with open_video(source) as container:
+        stream = _video_stream(container, source)
         packets = _read_packets(container, stream, source)
         end_pts = int(packets.pts[-1]) + packets.last_duration
         declared_s = _declared_seconds(container, stream)
@@ -257,4 +259,24 @@ def _missing_seconds(
 ) -> float:
     if declared_s is None:
         return 0.0
-    return declared_s - float((end_pts - int(packets.pts[0])) * time_base)
+    # Some containers count their duration from the first frame, some from zero.
+    counted_from = min(0, int(packets.pts[0])), int(packets.pts[0])
+    return declared_s - max(float((end_pts - start) * time_base) for start in counted_from)
+
+
+def header_seconds(source: VideoSource) -> float:
+    """Duration by the header, cut to the clip; 0 where it tells none. Cheap: for progress only."""
+    try:
+        with open_video(source) as container:
+            whole = container.duration / av.time_base if container.duration else 0.0
+    except InputError:
+        return 0.0
+    if source.clip_s is None:
+        return whole
+    return max(0.0, min(whole, float(source.clip_s[1])) - float(source.clip_s[0]))
+
+
+def decoder_versions() -> dict[str, str]:
+    """The decoder library and the FFmpeg libraries inside it."""
+    parts = {name: ".".join(map(str, v)) for name, v in av.library_versions.items()}
+    return {"av": av.__version__, **parts}

@@ -10,7 +10,7 @@ from pipeline.decode import decode_chunk, narrow
 from pipeline.parse import parse_reply
 from pipeline.plan import plan_job_video
 from pipeline.probe import probe
-from pipeline.questions import build_questions
+from pipeline.questions import build_questions, prompt_sha256
 from pipeline.sampling import clip_span
 from schemas.events import VideoResult, VideoRow
 from schemas.job import JobSpec
@@ -52,6 +52,7 @@ def run_video(
         video=describe(index, plan, num_corrupt),
         requests=tuple(row for row, _ in parsed),
         events=tuple(event for _, events in parsed for event in events),
+        prompts=tuple((question.query_id, prompt_sha256(question)) for question in questions),
     )
 
 

@@ -3,7 +3,7 @@
 Promises frames named by pts and a frame size, from integer arithmetic that can be followed by hand:
 
 1. The span is the clip, cut to what the file holds.
-2. Frames wanted = ceil(duration × fps), at most `max_frames`, at most what the file holds.
+2. Moments wanted = ceil(duration × fps), at most `max_frames`.
 3. Frame k of n is the one on screen at start + k × duration / n: right for any frame rate, constant
    or not. A frame that is on screen at two of these moments is taken once.
 4. Tokens per patch pair = what `video_tokens` leaves for each pair after its timestamp text, at most
@@ -82,7 +82,6 @@ def sample(index: StreamIndex, limits: SamplingLimits) -> SamplingPlan:
     wanted = max(1, math.ceil(span.duration_s * limits.fps))
     bound_by: list[str] = []
     count = _bound(wanted, limits.max_frames, "max_frames", bound_by)
-    count = _bound(count, len(available), "source_fps", bound_by)
     affordable = 2 * (limits.video_tokens // (limits.overhead_tokens + MIN_PAIR_TOKENS))
     if affordable < 2:
         raise ConfigError(
@@ -92,6 +91,7 @@ def sample(index: StreamIndex, limits: SamplingLimits) -> SamplingPlan:
         )
     count = _bound(count, affordable, "video_tokens", bound_by)
     chosen = pick_frames(available, span, count)
+    _bound(count, len(chosen), "source_fps", bound_by)
     grid = _fit_grid(index, len(chosen), limits, bound_by)
     return SamplingPlan(span, chosen, grid, limits.fps, tuple(bound_by))
 

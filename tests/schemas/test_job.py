@@ -1,0 +1,79 @@
+"""The job file: what it accepts, and how it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from schemas.errors import ConfigError
+from schemas.job import SCHEMA_FILE, json_schema, read_job
+
+GOOD: dict[str, Any] = {"videos": ["a.mp4"], "queries": [{"id": "q", "find": "a cat"}]}
+
+
+def test_a_short_job_gets_the_defaults() -> None:
+    job = read_job(GOOD, where="job.yaml")
+    assert job.model.name == "nano"
+    assert job.videos[0].uri == "a.mp4"
+    assert job.sampling.fps is None
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"), [("256k", 262144), ("1m", 1048576), ("4096", 4096), (512, 512), ("0.5k", 512)]
+)
+def test_token_counts(text: object, tokens: int) -> None:
+    job = read_job({**GOOD, "model": {"context": text}}, where="job.yaml")
+    assert job.model.context == tokens
+
+
+def test_clips_are_exact() -> None:
+    videos = [{"uri": "a.mp4", "clip": ["00:10:00", 700.1]}]
+    job = read_job({**GOOD, "videos": videos}, where="job.yaml")
+    clip = job.videos[0].clip_s
+    assert clip is not None
+    assert clip[0] == 600
+    assert clip[1] * 10 == 7001
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"vidoes": []}, "unknown key `vidoes`; did you mean `videos`?"),
+        ({"sampling": {"fpss": 1}}, "unknown key `sampling.fpss`; did you mean `fps`?"),
+        ({"sampling": {"fps": -1}}, "`sampling.fps`: Input should be greater than 0 (given -1)"),
+        ({"sampling": {"fps": float("nan")}}, "`sampling.fps`"),
+        ({"model": {"context": "lots"}}, "write 262144, 256k or 1m"),
+        ({"queries": []}, "`queries`"),
+        ({"queries": [{"id": "q"}]}, "either `find` (spans) or `ask` (a text)"),
+        ({"queries": [{"id": "q", "find": "a", "ask": "b"}]}, "either `find`"),
+        ({"queries": [{"id": "q", "ask": "b", "fields": {"x": "string"}}]}, "belong to `find`"),
+        ({"queries": [{"id": "q", "find": "a", "fields": {"start": "string"}}]}, "is taken"),
+        ({"queries": [{"id": "q", "find": "a"}, {"id": "q", "find": "b"}]}, "used twice"),
+        ({"videos": [{"uri": "a", "clip": [5, 2]}]}, "ends before it starts"),
+        ({"videos": [{"uri": "a", "clip": ["x", 2]}]}, "is not a time"),
+        ({"videos": []}, "`videos`"),
+        ({"queries": [{"id": "1 2", "find": "a"}]}, "`queries.0.id`"),
+        ({"zzz": 1}, "known keys: cluster, model, name, output, queries, sampling, videos"),
+    ],
+)
+def test_refusals_are_sentences(change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_job({**GOOD, **change}, where="job.yaml")
+    assert "job.yaml: " in caught.value.message
+    assert sentence in caught.value.message
+
+
+def test_every_mistake_is_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_job({"videos": [], "querys": []}, where="j")
+    assert caught.value.message.count("\n") == 2
+
+
+def test_what_is_no_mapping_is_refused() -> None:
+    with pytest.raises(ConfigError, match="holds no job"):
+        read_job(["a"], where="job.yaml")
+
+
+def test_the_committed_json_schema_is_true() -> None:
+    assert SCHEMA_FILE.read_text(encoding="utf-8") == json_schema()
