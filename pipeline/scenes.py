@@ -94,12 +94,19 @@ def draw_frame(scene: Scene, time_s: float) -> Frame:
     return np.asarray(image)
 
 
-def _draw_track(pen: ImageDraw.ImageDraw, scene: Scene, track: Track, time_s: float) -> None:
+def centre_of(scene: Scene, track: Track, time_s: float) -> tuple[float, float]:
+    """Where a track is, as fractions of width and height."""
     angle = 2 * math.pi * time_s / track.period_s
     shake_x, shake_y = _shake(scene, time_s)
-    x = track.x * scene.width + (track.sway * math.cos(angle) + shake_x) * scene.height
-    y = (track.y + track.sway * math.sin(angle * 0.7) + shake_y) * scene.height
-    _SHAPE_PENS[track.shape](pen, 2 * x, 2 * y, track.size * scene.height, COLOURS[track.colour])
+    x = track.x + (track.sway * math.cos(angle) + shake_x) * scene.height / scene.width
+    return x, track.y + track.sway * math.sin(angle * 0.7) + shake_y
+
+
+def _draw_track(pen: ImageDraw.ImageDraw, scene: Scene, track: Track, time_s: float) -> None:
+    x, y = centre_of(scene, track, time_s)
+    radius = track.size * scene.height
+    place = (2 * x * scene.width, 2 * y * scene.height)
+    _SHAPE_PENS[track.shape](pen, *place, radius, COLOURS[track.colour])
 
 
 def _shake(scene: Scene, time_s: float) -> tuple[float, float]:
@@ -296,22 +303,27 @@ def random_scene(
     num_tracks: int,
     min_span_s: float = 4.0,
 ) -> Scene:
-    """A scene with up to four quarters busy; some things come back, some share colour or shape."""
+    """A scene of up to four things, one in each quarter; some come back after a while."""
     rng = np.random.default_rng(seed)
+    names = random_names(rng, num_tracks)
+    cells = [CELLS[i] for i in rng.permutation(len(CELLS))]
+    tracks = tuple(
+        random_track(rng, name, _random_spans(rng, duration_s, min_span_s), cell)
+        for name, cell in zip(names, cells, strict=False)
+    )
+    return Scene(seed, width, height, duration_s, str(rng.choice(BACKGROUNDS)), tracks)
+
+
+def random_names(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
+    """Different (colour, shape) names; half share a colour or a shape with an earlier one."""
     names: list[tuple[str, str]] = []
-    tracks = []
-    for number in range(num_tracks):
-        name = _random_name(rng, names)
-        names.append(name)
-        cell = CELLS[number % len(CELLS)]
-        spans = _random_spans(rng, duration_s, min_span_s)
-        tracks.append(random_track(rng, name, spans, cell))
-    background = str(rng.choice(BACKGROUNDS))
-    return Scene(seed, width, height, duration_s, background, tuple(tracks))
+    while len(names) < count:
+        names.append(_random_name(rng, names))
+    return names
 
 
 def _random_name(rng: np.random.Generator, taken: list[tuple[str, str]]) -> tuple[str, str]:
-    # Half of the things share a colour or a shape with an earlier one: the hard negatives.
+    # Sharing one of the two is what makes a negative hard.
     while True:
         colour, shape = str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES))
         if taken and rng.uniform() < 0.5:

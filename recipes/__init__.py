@@ -1,0 +1,1 @@
+"""Whole procedures, one command each."""

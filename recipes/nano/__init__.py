@@ -1,0 +1,1 @@
+"""How the bundled checkpoint is made: tokenizer, config, pictures, vision, language, export."""
