@@ -1,0 +1,1 @@
+"""Small videos of known truth, and the generator that made them."""
