@@ -1,0 +1,257 @@
+"""What is known of a checkpoint without loading it: names, errors, digest, advice; and no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from model.facts import NANO, find_folder, load_checkpoint
+from model.spec import read_spec
+from schemas.errors import ConfigError, ResourceError
+from tests.model.tiny import Shape, Tiny, config_of, make_tiny
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Tiny:
+    return make_tiny()
+
+
+@pytest.fixture
+def copied(tiny: Tiny, tmp_path: Path) -> Path:
+    """A checkpoint that a test may spoil."""
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny.folder, folder)
+    return folder
+
+
+def rewrite(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_torch_stays_out_of_a_plan(tiny: Tiny) -> None:
+    code = (
+        "import sys\n"
+        "import model.spec, model.memory, model.tokenizer, model.prompt, model.facts\n"
+        f"facts = model.facts.load_checkpoint({str(tiny.folder)!r})\n"
+        "facts.counter.pair_tokens('<12.5 seconds>', 12)\n"
+        "heavy = {'torch', 'transformers', 'safetensors.torch'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_facts_of_a_folder(tiny: Tiny) -> None:
+    facts = load_checkpoint(str(tiny.folder)).facts
+    assert facts.token_px == 32
+    assert facts.context_tokens == 4096
+    assert facts.kv_bytes_per_token == 2 * 3 * 2 * 32 * 4
+    assert facts.advice.fps is None
+    assert facts.advice.pair_tokens is None
+    assert len(facts.digest) == 64
+
+
+def test_a_checkpoint_may_advise(copied: Path) -> None:
+    (copied / "video_preprocessor_config.json").write_text(
+        json.dumps({"longtake": {"fps": 0.1, "pair_tokens": 12, "context_tokens": 2048}})
+    )
+    facts = load_checkpoint(str(copied)).facts
+    assert facts.advice.fps == Fraction(1, 10)
+    assert facts.advice.pair_tokens == 12
+    assert facts.context_tokens == 2048
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_one_byte_changes_the_digest(copied: Path, name: str) -> None:
+    before = load_checkpoint(str(copied)).facts.digest
+    path = copied / name
+    data = path.read_bytes()
+    at = data.rindex(b"}") if name.endswith("json") else len(data) - 1
+    path.write_bytes(data[:at] + (b" }" if name.endswith("json") else bytes([data[at] ^ 1])))
+    assert load_checkpoint(str(copied)).facts.digest != before
+
+
+def test_place_and_time_do_not_change_the_digest(tiny: Tiny, copied: Path) -> None:
+    for path in copied.iterdir():
+        os.utime(path, (1, 1))
+    assert (
+        load_checkpoint(str(copied)).facts.digest == load_checkpoint(str(tiny.folder)).facts.digest
+    )
+
+
+def test_dtypes(tiny: Tiny) -> None:
+    auto = load_checkpoint(str(tiny.folder))
+    narrow = load_checkpoint(str(tiny.folder), dtype="bfloat16")
+    cache = load_checkpoint(str(tiny.folder), kv_dtype="bfloat16")
+    assert (auto.dtype, auto.kv_dtype) == ("float32", "float32")
+    assert (narrow.dtype, narrow.kv_dtype) == ("bfloat16", "bfloat16")
+    assert (cache.dtype, cache.kv_dtype) == ("float32", "bfloat16")
+    assert 2 * narrow.facts.weight_bytes == auto.facts.weight_bytes
+    assert 2 * cache.facts.kv_bytes_per_token == auto.facts.kv_bytes_per_token
+
+
+def test_nano_is_the_bundled_folder() -> None:
+    assert find_folder("nano") == NANO
+
+
+@pytest.mark.parametrize("name", ["nanu", "./missing", "/no/such/folder", "a/b/c"])
+def test_a_name_that_is_nothing(name: str) -> None:
+    with pytest.raises(ConfigError, match="nano") as caught:
+        load_checkpoint(name)
+    assert caught.value.exit_code == 4
+
+
+def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_kwargs: object) -> str:
+        raise huggingface_hub.errors.LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(ResourceError, match=r"Some/Model.*hub") as caught:
+        load_checkpoint("Some/Model")
+    assert caught.value.exit_code == 5
+
+
+def test_a_hub_id_is_downloaded_without_pickles(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, object] = {}
+
+    def fetch(name: str, **options: object) -> str:
+        asked.update(options, name=name)
+        return str(tiny.folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    assert load_checkpoint("Some/Model").facts.name == "Some/Model"
+    assert asked["name"] == "Some/Model"
+    patterns = asked["allow_patterns"]
+    assert isinstance(patterns, list)
+    assert "*.safetensors" in patterns
+    assert not any("bin" in pattern or pattern == "*" for pattern in patterns)
+
+
+def test_pickled_weights_are_refused(copied: Path) -> None:
+    (copied / "model.safetensors").rename(copied / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match=r"pickle.*safetensors"):
+        load_checkpoint(str(copied))
+
+
+def test_a_folder_without_weights(copied: Path) -> None:
+    (copied / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="no weights"):
+        load_checkpoint(str(copied))
+
+
+def test_a_missing_shard_is_named(copied: Path) -> None:
+    (copied / "model.safetensors").rename(copied / "model-00001-of-00002.safetensors")
+    index = {
+        "weight_map": {
+            "a": "model-00001-of-00002.safetensors",
+            "b": "model-00002-of-00002.safetensors",
+        }
+    }
+    (copied / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigError, match=r"model-00002-of-00002\.safetensors"):
+        load_checkpoint(str(copied))
+
+
+def test_a_folder_without_tokenizer(copied: Path) -> None:
+    (copied / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError, match=r"tokenizer\.json"):
+        load_checkpoint(str(copied))
+
+
+def test_an_unreadable_tokenizer(copied: Path) -> None:
+    (copied / "tokenizer.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"tokenizer\.json"):
+        load_checkpoint(str(copied))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{"])
+def test_an_unreadable_config(copied: Path, text: str) -> None:
+    (copied / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        load_checkpoint(str(copied))
+
+
+def test_another_architecture_is_refused(copied: Path) -> None:
+    rewrite(copied / "config.json", model_type="llama")
+    with pytest.raises(ConfigError, match=r"llama.*qwen3_vl"):
+        load_checkpoint(str(copied))
+
+
+def test_a_config_with_a_hole_is_refused(copied: Path) -> None:
+    config = config_of(Shape())
+    del config["text_config"]["num_hidden_layers"]
+    rewrite(copied / "config.json", **config)
+    with pytest.raises(ConfigError, match="num_hidden_layers"):
+        load_checkpoint(str(copied))
+
+
+def test_an_unreadable_advice(copied: Path) -> None:
+    (copied / "video_preprocessor_config.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"video_preprocessor_config\.json"):
+        load_checkpoint(str(copied))
+
+
+def test_the_released_config_of_2b(copied: Path) -> None:
+    """Sizes of Qwen3-VL-2B as its config writes them: the old names of dtype and rope included."""
+    config = {
+        "model_type": "qwen3_vl",
+        "image_token_id": 151655,
+        "video_token_id": 151656,
+        "vision_start_token_id": 151652,
+        "vision_end_token_id": 151653,
+        "tie_word_embeddings": True,
+        "text_config": {
+            "model_type": "qwen3_vl_text",
+            "dtype": "bfloat16",
+            "head_dim": 128,
+            "hidden_size": 2048,
+            "intermediate_size": 6144,
+            "max_position_embeddings": 262144,
+            "num_attention_heads": 16,
+            "num_hidden_layers": 28,
+            "num_key_value_heads": 8,
+            "rope_scaling": {
+                "mrope_interleaved": True,
+                "mrope_section": [24, 20, 20],
+                "rope_type": "default",
+            },
+            "rope_theta": 5000000,
+            "vocab_size": 151936,
+        },
+        "vision_config": {
+            "deepstack_visual_indexes": [5, 11, 17],
+            "depth": 24,
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_heads": 16,
+            "num_position_embeddings": 2304,
+            "out_hidden_size": 2048,
+            "patch_size": 16,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+        },
+    }
+    (copied / "config.json").write_text(json.dumps(config))
+    spec = read_spec(copied)
+    assert spec.text.tied
+    assert spec.dtype == "bfloat16"
+    assert spec.vision.deepstack == (5, 11, 17)
+    assert 2 * spec.text.layers * spec.text.kv_heads * spec.text.head_dim * 2 == 114_688
