@@ -36,11 +36,11 @@ class GrammarTable:
     """The tokenizer in the form that grammars are matched with; built once per checkpoint."""
 
     def __init__(self, tokenizer: TextTokenizer, vocab: int, end_id: int) -> None:
-        self._table = LLTokenizer(tokenizer.json(), n_vocab=vocab, eos_token=end_id)
+        self.table = LLTokenizer(tokenizer.json(), n_vocab=vocab, eos_token=end_id)
 
     def matcher(self, question: Question) -> LLMatcher:
         """A fresh matcher. Raises InvariantError where the grammar does not hold."""
-        matcher = LLMatcher(self._table, LLMatcher.grammar_from_lark(build_grammar(question)))
+        matcher = LLMatcher(self.table, LLMatcher.grammar_from_lark(build_grammar(question)))
         if matcher.is_error():
             raise InvariantError(f"the grammar of {question.query_id!r}: {matcher.get_error()}")
         return matcher

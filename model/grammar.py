@@ -37,8 +37,8 @@ def _choices(field: EventField) -> str:
 
 
 def _literal(text: str) -> str:
-    """`text` as a Lark string."""
-    return json.dumps(text, ensure_ascii=False)
+    """`text` as a Lark string, which takes every character raw but the controls."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _key(field: EventField) -> str:
