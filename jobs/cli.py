@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 import yaml
 from rich.console import Console
@@ -76,7 +75,7 @@ def find(
     """
     query = {"id": query_id(text), "find": text}
     job = _short_job(videos, model, fps, context, {"queries": [query], "output": output})
-    summary = run_job(job, _err())
+    summary = _do(job)
     _print_events(output, EventFilter(query=query["id"]), as_json)
     _finish(summary, job)
 
@@ -88,7 +87,7 @@ def run(
 ) -> None:
     """Do a job, or what is left of it: the same command again finishes what is missing."""
     job = load_job(job_file)
-    summary = run_job(job, _err())
+    summary = _do(job)
     if as_json:
         _print(json.dumps(_summary_facts(summary, job)))
     _finish(summary, job)
@@ -105,7 +104,7 @@ def plan(
 ) -> None:
     """Show what a job would read and need, without decoding: frames, tokens, memory."""
     if (job_file is None) == (not video):
-        raise click.UsageError("give either a JOB.yaml or --video FILE.")
+        raise typer.BadParameter("give either a JOB.yaml or --video FILE.")
     if job_file is not None:
         job = load_job(job_file)
     else:
@@ -239,22 +238,20 @@ def _counts(summary: BatchSummary) -> str:
 
 def main() -> None:
     """Entry point of the console script."""
-    sys.exit(_run())
-
-
-def _run() -> int:
     try:
-        code = app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return 2
+        app()
     except LongtakeError as error:
         _err().print(f"longtake: {error.message}", markup=False, soft_wrap=True)
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        _err().print("Interrupted; run the same command again to go on.")
-        return 130
-    return int(code or 0)
+        sys.exit(error.exit_code)
+
+
+def _do(job: JobSpec) -> BatchSummary:
+    """Run a job; an interrupt leaves what is committed and says how to go on."""
+    try:
+        return run_job(job, _err())
+    except KeyboardInterrupt:
+        _err().print("Interrupted; what was done is kept. Run the same command again to go on.")
+        raise typer.Exit(130) from None
 
 
 if __name__ == "__main__":

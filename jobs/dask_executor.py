@@ -7,6 +7,7 @@ Results of helper calls go from worker to worker; the scheduler sees their names
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import uuid
 from collections import deque
@@ -24,6 +25,7 @@ MODEL, DECODE = "longtake-model", "longtake-decode"
 _TOPIC = "longtake-progress"
 _TOOL = "longtake_tool"
 _CONFIG = {
+    "logging": {"distributed": "critical"},
     # A task that kills its worker is tried again once elsewhere, then given back as failed.
     "distributed.scheduler.allowed-failures": 1,
     "distributed.scheduler.work-stealing": False,
@@ -107,7 +109,7 @@ class DaskExecutor:
                 scheduler=_scheduler_spec(),
                 workers=_worker_specs(model_workers, decode_workers),
                 name="longtake",
-                silence_logs=50,
+                silence_logs=logging.CRITICAL,
             )
             self._client = Client(self._cluster, set_as_default=False)
         try:
@@ -149,7 +151,7 @@ class DaskExecutor:
             ): item
             for number, item in enumerate(items)
         }
-        for future in as_completed(list(futures)):
+        for future in as_completed(list(futures), loop=self._client.loop):
             error = future.exception()
             result = future.result() if error is None else None
             future.release()
@@ -182,7 +184,12 @@ def _worker_specs(model_workers: int, decode_workers: int) -> dict[str, Any]:
                     "dashboard": False,
                     "memory_limit": 0,
                     # The nanny would pin maths to one thread; a model worker wants the cores.
-                    "env": {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
+                    "env": {
+                        "OMP_NUM_THREADS": str(threads),
+                        "MKL_NUM_THREADS": str(threads),
+                        "TQDM_DISABLE": "1",
+                    },
+                    "silence_logs": logging.CRITICAL,
                     "config": _CONFIG,
                 },
             }

@@ -1,0 +1,66 @@
+"""Step 5: write the checkpoint as any Qwen3-VL is published: config, tokenizer, safetensors."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from recipes.nano import tokenizer as tokenizer_step
+from recipes.nano.network import new_model
+from recipes.nano.shape import CHECKPOINT, CONTEXT, ID, RUNS, config
+
+ADVICE = {"fps": 1.0, "pair_tokens": 12, "context_tokens": CONTEXT}
+"""What the checkpoint does best with; a job may ask otherwise."""
+
+
+def preprocessor() -> dict[str, Any]:
+    """The released processors' settings, and our advice beside them."""
+    return {
+        "video_processor_type": "Qwen3VLVideoProcessor",
+        "patch_size": 16,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+        "size": {"longest_edge": 2 * 32 * 32 * CONTEXT, "shortest_edge": 4096},
+        "longtake": ADVICE,
+    }
+
+
+def write(state: dict[str, torch.Tensor]) -> None:
+    """Write everything into the checkpoint folder."""
+    tokenizer_step.save(CHECKPOINT)
+    # Tied to the embeddings: published once.
+    tensors = {k: v.contiguous().float() for k, v in state.items() if k != "lm_head.weight"}
+    save_file(tensors, CHECKPOINT / "model.safetensors", metadata={"format": "pt"})
+    generation = {
+        "do_sample": False,
+        "eos_token_id": [ID["<|im_end|>"], ID["<|endoftext|>"]],
+        "pad_token_id": ID["<|endoftext|>"],
+        "bos_token_id": ID["<|endoftext|>"],
+    }
+    for name, data in (
+        ("config.json", config()),
+        ("generation_config.json", generation),
+        ("video_preprocessor_config.json", preprocessor()),
+    ):
+        (CHECKPOINT / name).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", default="", help="run to export; none: random weights")
+    options = parser.parse_args()
+    if options.run:
+        write(torch.load(RUNS / options.run, weights_only=True)["model"])
+    else:
+        write(new_model(0).state_dict())
+    print(f"wrote {CHECKPOINT.name}/", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""The sample media, against what their maker and a second tool know of them."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.decode import decode_chunk, narrow
+from pipeline.probe import probe
+from pipeline.scenes import draw_frame
+from sample_media.generate import EXPECTED, HERE, SAMPLES, check
+from schemas.media import StreamIndex, VideoSource
+from schemas.plan import Chunk, FrameGrid, PatchPair
+
+KNOWN = {path.stem: json.loads(path.read_text()) for path in sorted(EXPECTED.glob("*.json"))}
+GRID = FrameGrid(3, 4, 32)
+
+
+def index_of(name: str) -> StreamIndex:
+    return probe(VideoSource(name, str(HERE / name)))
+
+
+def pairs_of(pts: list[int]) -> tuple[PatchPair, ...]:
+    even = pts if len(pts) % 2 == 0 else [*pts, pts[-1]]
+    return tuple(PatchPair(a, b, "", 1) for a, b in zip(even[::2], even[1::2], strict=True))
+
+
+def test_the_committed_media_are_those_described() -> None:
+    assert check() == []
+    assert sum(path.stat().st_size for path in HERE.iterdir() if path.is_file()) < 5_000_000
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_probe_agrees_with_maker_and_second_tool(name: str) -> None:
+    known, index = KNOWN[name], index_of(name)
+    other = known["second_tool"]
+    assert index.video_id == known["sha256"]
+    assert (index.width, index.height) == (known["width"], known["height"])
+    assert index.rotation == known["rotation"]
+    theirs = [p * Fraction(other["time_base"]) for p in other["pts"]]
+    ours = [int(p) * index.time_base for p in index.frame_pts]
+    if known["is_whole"]:
+        assert ours == theirs
+        assert index.notes == ()
+        assert float(index.span.start_s) == pytest.approx(known["start_s"], abs=0.2)
+        assert float(index.span.duration_s) == pytest.approx(known["duration_s"], abs=0.3)
+    else:
+        # The last packets of a torn file may not decode; nothing else may differ.
+        assert theirs == ours[: len(theirs)]
+        assert len(theirs) >= 0.8 * len(ours)
+        assert index.notes[0].startswith("truncated: the header promises ")
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_frame_decodes_at_its_own_time_from_any_chunk(name: str) -> None:
+    index = index_of(name)
+    pts = [int(p) for p in index.frame_pts]
+    small = FrameGrid(1, 1, 32)
+    pairs = pairs_of(pts)
+    whole = decode_chunk(index, Chunk(0, pairs), small)
+    assert whole.num_corrupt == 0 or not KNOWN[name]["is_whole"]
+    for start in (0, len(pairs) // 3, len(pairs) * 2 // 3, len(pairs) - 1):
+        chunk = Chunk(start, pairs[start : start + 5])
+        part = decode_chunk(narrow(index, chunk), chunk, small)
+        assert part.frame_pts == whole.frame_pts[2 * start : 2 * start + 10]
+        assert np.array_equal(part.rgb, whole.rgb[2 * start : 2 * start + 10])
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)
+def test_decoded_pictures_are_the_drawn_ones(sample: Any) -> None:
+    """Upright, in the right colours, at the right time."""
+    index = index_of(sample.name)
+    pts = [int(p) for p in index.frame_pts][:: max(1, index.num_frames // 7)]
+    size = FrameGrid(sample.scene.height // 32, sample.scene.width // 32, 32)
+    batch = decode_chunk(index, Chunk(0, pairs_of(pts)), size)
+    for pts_here, picture in zip(batch.frame_pts, batch.rgb, strict=True):
+        time_s = float(pts_here * index.time_base) - sample.start_s
+        drawn = draw_frame(sample.scene, round(time_s * 8) / 8).astype(float)
+        assert np.abs(picture.astype(float) - drawn).mean() < 14
+
+
+def test_expected_files_are_complete() -> None:
+    assert {sample.name for sample in SAMPLES} == set(KNOWN)
+    assert Path(HERE / "not_a_video.mp4").is_file()

@@ -1,0 +1,41 @@
+"""The words that checkpoints are asked with are pinned: nano was trained on them."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from pipeline.questions import build_questions, prompt_sha256
+from schemas.job import QuerySpec
+from schemas.time import TimeSpan
+
+SPAN = TimeSpan(1000, 61_500, Fraction(1, 1000))
+
+
+def test_find() -> None:
+    (question,) = build_questions([QuerySpec(id="q", find=" a red circle. ")], SPAN)
+    assert question.text == (
+        "\nThe video runs from 1.0 to 61.5 seconds. Find every time span in which this is visible: "
+        "a red circle. Answer in JSON with the start and end of each span in seconds, in order of "
+        "time, or an empty list."
+    )
+    assert question.form == "events"
+
+
+def test_fields_are_asked_for() -> None:
+    query = QuerySpec(id="q", find="a chart", fields={"kind": ["bar", "pie"], "title": "string"})
+    (question,) = build_questions([query], SPAN)
+    assert question.text.endswith("For each span also give kind (bar or pie), title.")
+    assert [field.options for field in question.fields] == [("bar", "pie"), ()]
+
+
+def test_ask() -> None:
+    (question,) = build_questions([QuerySpec(id="q", ask="What happens?")], SPAN)
+    assert question.text.endswith("seconds. What happens? Answer in JSON.")
+    assert question.form == "text"
+
+
+def test_a_prompt_is_named_by_its_words() -> None:
+    first, again, other = build_questions(
+        [QuerySpec(id=i, find=f) for i, f in (("a", "x"), ("b", "x"), ("c", "y"))], SPAN
+    )
+    assert prompt_sha256(first) == prompt_sha256(again) != prompt_sha256(other)
