@@ -42,7 +42,13 @@ def load_model(
     if threads is not None:
         torch.set_num_threads(threads)
     checkpoint = load_checkpoint(name, dtype=dtype, kv_dtype=kv_dtype)
-    _check_memory(checkpoint.facts.weight_bytes, f"the weights of {name}")
+    facts, free = checkpoint.facts, free_bytes()
+    if (need := facts.weight_bytes + facts.fixed_bytes) > free:
+        raise ResourceError(
+            f"the weights of {name} need {_gib(need)} and {_gib(free)} are free; choose a smaller "
+            "checkpoint, model.dtype bfloat16, or a larger machine.",
+            reason="out_of_memory",
+        )
     weights = load_weights(checkpoint.folder, checkpoint.spec, checkpoint.dtype)
     return LoadedModel(checkpoint, weights, prefill_chunk)
 
@@ -53,18 +59,17 @@ def list_devices() -> list[str]:
     return [*names, f"cpu ({torch.get_num_threads()} threads)"]
 
 
-def _check_memory(need: int, what: str) -> None:
+def free_bytes() -> int:
+    """Memory that this process may still plan with, in bytes."""
     if torch.cuda.is_available():
         free = sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
     else:
         free = psutil.virtual_memory().available
-    if need > free * _HEADROOM:
-        gib = 1024**3
-        raise ResourceError(
-            f"{what} need {need / gib:.1f} GiB and {free / gib:.1f} GiB are free; choose a smaller "
-            "checkpoint, lower model.context or sampling.fps, or free memory.",
-            reason="out_of_memory",
-        )
+    return int(free * _HEADROOM)
+
+
+def _gib(count: int) -> str:
+    return f"{count / 1024**3:.2f} GiB"
 
 
 class LoadedModel:
@@ -90,8 +95,20 @@ class LoadedModel:
 
     def begin(self, plan: VideoPlan) -> Filling:
         """Reserve the KV cache for `plan`. Raises ResourceError when memory is short."""
-        need = plan.memory.kv_bytes + plan.memory.chunk_bytes
-        _check_memory(need, f"{plan.total_tokens} tokens")
+        if plan.sampling.grid.token_px != self.facts.token_px:
+            raise InvariantError(
+                f"the plan's tokens cover {plan.sampling.grid.token_px} pixels a side; those of "
+                f"{self.facts.name} cover {self.facts.token_px}."
+            )
+        kv, chunk, free = plan.memory.kv_bytes, plan.memory.chunk_bytes, free_bytes()
+        if kv + chunk > free:
+            fits = max(0, free - chunk) // self.facts.kv_bytes_per_token
+            raise ResourceError(
+                f"{plan.total_tokens} tokens need {_gib(kv)} for the KV cache and {_gib(chunk)} "
+                f"for a chunk, and {_gib(free)} are free; {fits} tokens would fit: lower "
+                "model.context, model.prefill_chunk or sampling.fps.",
+                reason="out_of_memory",
+            )
         return Filling(self, plan)
 
     def new_cache(self, capacity: int) -> KvCache:
@@ -123,13 +140,16 @@ class Filling:
 
     def feed(self, frames: FrameBatch) -> None:
         """Encode and prefill the next chunk; its features are dropped at once."""
-        if frames.chunk_index != self._next_chunk:
+        if frames.chunk_index != self._next_chunk or self._next_chunk == len(self._plan.chunks):
             raise InvariantError(
-                f"chunk {frames.chunk_index} came where chunk {self._next_chunk} was due."
+                f"chunk {frames.chunk_index} came where chunk {self._next_chunk} of "
+                f"{len(self._plan.chunks)} was due."
             )
         chunk, grid = self._plan.chunks[self._next_chunk], self._plan.sampling.grid
         if frames.rgb.shape[:3] != (2 * len(chunk.pairs), grid.height, grid.width):
             raise InvariantError(f"frames of {frames.rgb.shape} do not fit the plan's chunk.")
+        if frames.frame_pts != chunk.frame_pts:
+            raise InvariantError(f"chunk {chunk.index} has other pts than the plan's.")
         features = self._model.vision.encode(frames.rgb)
         tokens, self._cursor = video_tokens(
             chunk.pairs, grid, features, self._model.counter, self._cursor

@@ -16,6 +16,7 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
     Qwen3VLMoeForConditionalGeneration,
 )
+from transformers.utils import logging as hf_logging
 
 from model.spec import CheckpointSpec
 from schemas.errors import ConfigError
@@ -48,6 +49,7 @@ class Weights:
 def load_weights(folder: Path, spec: CheckpointSpec, dtype: str) -> Weights:
     """Load a checkpoint in `dtype`, over several devices where there are. Raises ConfigError."""
     several = torch.cuda.is_available()
+    hf_logging.disable_progress_bar()
     try:
         module, report = _CLASSES[spec.model_type].from_pretrained(
             str(folder),

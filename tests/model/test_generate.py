@@ -71,7 +71,7 @@ def test_greedy_tokens_equal_the_librarys(shape: Shape) -> None:
 
 
 def scripted(text: str) -> Callable[[list[int]], Tensor]:
-    """A model that wants to say `text`, whatever it is fed: it counts what came after the prompt."""
+    """A model that wants to say `text`, whatever it is fed: it counts what came before."""
     wanted = small_tokenizer().encode(text, add_special_tokens=False).ids
     said: list[int] = []
 
@@ -91,7 +91,8 @@ def model() -> LoadedModel:
 
 
 def test_the_models_choices_come_through(model: LoadedModel) -> None:
-    text = '{"events": [{"start": 1.5, "end": 2.0, "kind": "line"}, {"start": 3.0, "end": 4.5, "kind": "bar"}]}'
+    first = '{"start": 1.5, "end": 2.0, "kind": "line"}'
+    text = f'{{"events": [{first}, {{"start": 3.0, "end": 4.5, "kind": "bar"}}]}}'
     made = generate_answer(scripted(text), [], model.grammars.matcher(EVENTS), 120)
     assert made.finish == "complete"
     assert model.counter.tokenizer.decode(made.ids) == text
