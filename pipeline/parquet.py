@@ -150,5 +150,5 @@ def sync_folder(folder: Path) -> None:
 
 def read_tables(folder: Path, name: str, paths: list[str]) -> pa.Table:
     """The rows of one table from the named parts, in order; an empty table where there are none."""
-    tables = [pq.ParquetFile(folder / path).read() for path in paths]
+    tables = [pq.ParquetFile(folder / path).read().cast(TABLES[name]) for path in paths]
     return pa.concat_tables(tables) if tables else TABLES[name].empty_table()

@@ -120,6 +120,13 @@ def _schema(table: str, fields: list[pa.Field]) -> pa.Schema:
 
 
 _STRING, _INT, _FLOAT = pa.string(), pa.int64(), pa.float64()
+
+
+def _list(kind: pa.DataType) -> pa.DataType:
+    # Parquet calls a list's item `element`; the same name keeps both schemas equal.
+    return pa.list_(pa.field("element", kind, nullable=False))
+
+
 _WHO = [
     _field("job_id", _STRING),
     _field("unit_key", _STRING),
@@ -153,9 +160,9 @@ EVENTS = _schema(
         _field("end_tc", _STRING, "hh:mm:ss.mmm"),
         _field("uncertainty_s", _FLOAT, "s"),
         _field("confidence", _FLOAT, "probability"),
-        _field("evidence_pts", pa.list_(_INT), "tick"),
+        _field("evidence_pts", _list(_INT), "tick"),
         _field("window_index", pa.int32()),
-        _field("merged_from", pa.list_(_STRING)),
+        _field("merged_from", _list(_STRING)),
         _field("prompt_sha256", _STRING),
         *_MADE,
     ],
@@ -199,8 +206,8 @@ VIDEOS = _schema(
         _field("total_tokens", _INT, "token"),
         _field("num_chunks", _INT),
         _field("num_corrupt", _INT, "frame"),
-        _field("bound_by", pa.list_(_STRING)),
-        _field("notes", pa.list_(_STRING)),
+        _field("bound_by", _list(_STRING)),
+        _field("notes", _list(_STRING)),
         _field("predicted_bytes", _INT, "byte"),
         *_MADE,
     ],
