@@ -49,7 +49,7 @@ class Weights:
 def load_weights(folder: Path, spec: CheckpointSpec, dtype: str) -> Weights:
     """Load a checkpoint in `dtype`, over several devices where there are. Raises ConfigError."""
     several = torch.cuda.is_available()
-    hf_logging.disable_progress_bar()
+    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         module, report = _CLASSES[spec.model_type].from_pretrained(
             str(folder),
