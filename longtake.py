@@ -1,9 +1,9 @@
 """Longtake's public face: the few names that a notebook needs.
 
-    import longtake
-    rows = longtake.find("a red circle", ["lecture.mp4"], output="out/red")   # polars data frame
-    longtake.run("job.yaml")
-    longtake.read("out/red", "requests")
+import longtake
+rows = longtake.find("a red circle", ["lecture.mp4"], output="out/red")   # polars data frame
+longtake.run("job.yaml")
+longtake.read("out/red", "requests")
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from jobs import doctor as doctor_room
-from jobs.session import run_job
 from jobs.plan_job import plan_job
 from jobs.run_batch import BatchSummary
+from jobs.session import run_job
 from jobs.show import (
     EventFilter,
     events_table,
@@ -43,7 +43,10 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 ModelName = Annotated[
-    str, typer.Option(help="`nano`, a checkpoint folder, or a hub id such as Qwen/Qwen3-VL-8B-Instruct.")
+    str,
+    typer.Option(
+        help="`nano`, a checkpoint folder, or a hub id such as Qwen/Qwen3-VL-8B-Instruct."
+    ),
 ]
 Fps = Annotated[float | None, typer.Option(help="Frames per second to look at.")]
 Context = Annotated[str | None, typer.Option(help="Longest context, for example 256k.")]
@@ -95,7 +98,9 @@ def run(
 
 @app.command()
 def plan(
-    job_file: Annotated[str | None, typer.Argument(metavar="[JOB.yaml]", help="The job file.")] = None,
+    job_file: Annotated[
+        str | None, typer.Argument(metavar="[JOB.yaml]", help="The job file.")
+    ] = None,
     video: Annotated[list[str] | None, typer.Option(help="A video instead of a job file.")] = None,
     model: ModelName = "nano",
     fps: Fps = None,
@@ -116,7 +121,9 @@ def plan(
             _print(json.dumps(facts))
     elif plans:
         _out().print(plans_table(plans))
-        _out().print(f"total: {len(plans)} videos, {sum(p['total_tokens'] for p in plans):,} tokens")
+        _out().print(
+            f"total: {len(plans)} videos, {sum(p['total_tokens'] for p in plans):,} tokens"
+        )
     for problem in problems:
         _err().print(escape(problem.message), soft_wrap=True)
     if problems:
@@ -128,7 +135,9 @@ def events(
     folder: Annotated[str, typer.Argument(metavar="OUT", help="Output folder of a job.")],
     query: Annotated[str | None, typer.Option(help="Only this query id.")] = None,
     video: Annotated[str | None, typer.Option(help="Only videos whose path holds this.")] = None,
-    after: Annotated[float | None, typer.Option(help="Only events that end after, in seconds.")] = None,
+    after: Annotated[
+        float | None, typer.Option(help="Only events that end after, in seconds.")
+    ] = None,
     before: Annotated[
         float | None, typer.Option(help="Only events that start before, in seconds.")
     ] = None,

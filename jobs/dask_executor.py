@@ -15,8 +15,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import dask
-from distributed import Client, Nanny, Scheduler, SpecCluster, Worker, WorkerPlugin, get_client
-from distributed import as_completed, get_worker
+from distributed import (
+    Client,
+    Nanny,
+    Scheduler,
+    SpecCluster,
+    Worker,
+    WorkerPlugin,
+    as_completed,
+    get_client,
+    get_worker,
+)
 
 from jobs.executor import Item, Outcome, Report, Result, Task
 from schemas.errors import LongtakeError, ResourceError
@@ -41,7 +50,7 @@ _CONFIG = {
 }
 
 
-class ToolPlugin(WorkerPlugin):  # type: ignore[misc]
+class ToolPlugin(WorkerPlugin):
     """Builds the tool once on each model worker, in a thread, so that heartbeats go on."""
 
     name = "longtake-tool"
@@ -103,15 +112,9 @@ class DaskExecutor:
     def __init__(
         self, make_tool: Callable[[], Any], *, model_workers: int, decode_workers: int
     ) -> None:
-        self._cluster, self._client = None, None
         with dask.config.set(_CONFIG):
-            self._cluster = SpecCluster(
-                scheduler=_scheduler_spec(),
-                workers=_worker_specs(model_workers, decode_workers),
-                name="longtake",
-                silence_logs=logging.CRITICAL,
-            )
-            self._client = Client(self._cluster, set_as_default=False)
+            self._cluster = _start_cluster(model_workers, decode_workers)
+            self._client = _connect(self._cluster)
         try:
             self._client.register_plugin(ToolPlugin(make_tool))
         except LongtakeError:
@@ -125,7 +128,7 @@ class DaskExecutor:
             ) from None
 
     @property
-    def client(self) -> Client:
+    def client(self) -> Any:
         return self._client
 
     def describe(self) -> str:
@@ -158,10 +161,21 @@ class DaskExecutor:
             yield Outcome(futures[future], result, error)
 
     def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-        if self._cluster is not None:
-            self._cluster.close()
+        self._client.close()
+        self._cluster.close()
+
+
+def _start_cluster(model_workers: int, decode_workers: int) -> Any:
+    return SpecCluster(
+        scheduler=_scheduler_spec(),
+        workers=_worker_specs(model_workers, decode_workers),
+        name="longtake",
+        silence_logs=logging.CRITICAL,
+    )
+
+
+def _connect(cluster: Any) -> Any:
+    return Client(cluster, set_as_default=False)
 
 
 def _scheduler_spec() -> dict[str, Any]:
@@ -173,7 +187,10 @@ def _worker_specs(model_workers: int, decode_workers: int) -> dict[str, Any]:
     cores = os.cpu_count() or 1
     model_threads = max(1, cores // model_workers)
     specs = {}
-    for role, count, threads in ((MODEL, model_workers, model_threads), (DECODE, decode_workers, 1)):
+    for role, count, threads in (
+        (MODEL, model_workers, model_threads),
+        (DECODE, decode_workers, 1),
+    ):
         for number in range(count):
             specs[f"{role.removeprefix('longtake-')}-{number}"] = {
                 "cls": Nanny,

@@ -105,9 +105,7 @@ class SerialExecutor:
         """Nothing is held."""
 
 
-def _attempt(
-    task: Task[Item, Result], context: TaskContext, item: Item
-) -> Outcome[Item, Result]:
+def _attempt(task: Task[Item, Result], context: TaskContext, item: Item) -> Outcome[Item, Result]:
     try:
         return Outcome(item, task(context, item))
     except Exception as error:  # noqa: BLE001 - one bad item never stops its neighbours

@@ -1,7 +1,7 @@
 """Job → units of work, each named by content.
 
-key = hash(video bytes, clip, sampling, questions, model digest, code schema): the same key means the
-same rows, whatever the path, the order or the machine.
+key = hash(video bytes, clip, sampling, questions, model digest, code schema): the same key means
+the same rows, whatever the path, the order or the machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from schemas.job import JobSpec, VideoSpec
 from schemas.media import VideoSource
 from schemas.ports import ModelFacts
 
-VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .mkv .webm .ts .mts .m2ts .avi".split())
+VIDEO_SUFFIXES = frozenset(
+    [".mp4", ".m4v", ".mov", ".mkv", ".webm", ".ts", ".mts", ".m2ts", ".avi"]
+)
 """What is picked up from a folder; a file named outright may have any name."""
 _SCHEMES = ("http://", "https://", "s3://", "gs://", "az://", "rtsp://", "ftp://")
 
@@ -70,11 +72,15 @@ def _expand(uri: str) -> list[str]:
     if path.is_dir():
         found = sorted(str(p) for p in path.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
         if not found:
-            raise ConfigError(f"{uri} is a directory without videos; name a folder that holds some.")
+            raise ConfigError(
+                f"{uri} is a directory without videos; name a folder that holds some."
+            )
         return found
     if path.exists() or not glob.has_magic(uri):
         return [uri]  # A missing file becomes a row of its own.
-    found = sorted(name for name in glob.glob(uri, recursive=True) if Path(name).is_file())
+    # Patterns may be absolute, which Path.glob refuses.
+    names = glob.glob(uri, recursive=True)  # noqa: PTH207
+    found = sorted(name for name in names if Path(name).is_file())
     if not found:
         raise ConfigError(f"no file matches {uri!r}; check the pattern and the working folder.")
     return found

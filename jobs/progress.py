@@ -53,7 +53,9 @@ class BatchProgress:
             disable=not console.is_terminal,
             transient=True,
         )
-        self._videos = self._bar.add_task("videos", total=sum(seconds_by_unit.values()) or None, ended=self._ended())
+        self._videos = self._bar.add_task(
+            "videos", total=sum(seconds_by_unit.values()) or None, ended=self._ended()
+        )
 
     def __enter__(self) -> BatchProgress:
         self._bar.start()

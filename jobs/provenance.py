@@ -15,7 +15,18 @@ from schemas.job import JobSpec
 from schemas.ports import ModelFacts
 from schemas.provenance import Provenance
 
-LIBRARIES = "torch transformers av numpy pillow pyarrow polars dask distributed llguidance".split()
+LIBRARIES = [
+    "torch",
+    "transformers",
+    "av",
+    "numpy",
+    "pillow",
+    "pyarrow",
+    "polars",
+    "dask",
+    "distributed",
+    "llguidance",
+]
 
 
 def library_versions() -> dict[str, str]:

@@ -60,7 +60,9 @@ def run_job(job: JobSpec, console: Console) -> BatchSummary:
     if ready.pending:
         executor = start_executor(job)
         try:
-            console.print(f"Reading {_count(ready.pending)} on {executor.describe()}.", soft_wrap=True)
+            console.print(
+                f"Reading {_count(ready.pending)} on {executor.describe()}.", soft_wrap=True
+            )
             _run_pending(ready, executor, summary, console)
         finally:
             executor.close()

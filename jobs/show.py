@@ -50,7 +50,8 @@ def open_output(folder: str) -> CommitLog:
     log = CommitLog(Path(folder))
     if not (Path(folder) / "_log").is_dir():
         raise ConfigError(
-            f"{folder} is no output of Longtake (it has no _log); name the folder given as --output."
+            f"{folder} is no output of Longtake (it has no _log); name the folder given "
+            "as --output."
         )
     return log
 
@@ -139,7 +140,17 @@ def plan_facts(index: StreamIndex, plan: VideoPlan) -> dict[str, Any]:
 def plans_table(plans: list[dict[str, Any]]) -> Table:
     """Plans as people read them, with a total."""
     table = Table()
-    for name in ("video", "length", "fps", "step", "frame", "per pair", "tokens", "chunks", "memory"):
+    for name in (
+        "video",
+        "length",
+        "fps",
+        "step",
+        "frame",
+        "per pair",
+        "tokens",
+        "chunks",
+        "memory",
+    ):
         table.add_column(name, justify="left" if name == "video" else "right", overflow="fold")
     table.add_column("bound by", overflow="fold")
     for plan in plans:

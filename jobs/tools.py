@@ -1,4 +1,4 @@
-"""The model as the jobs see it: facts without torch for the client, the loaded model for a worker."""
+"""The model as jobs see it: facts without torch for the client, the loaded model for workers."""
 
 from __future__ import annotations
 

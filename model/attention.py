@@ -34,7 +34,7 @@ class _Running:
     def add(self, scores: Tensor, values: Tensor) -> None:
         """Merge one block: scores (kv heads, rows, keys) float32, values (kv heads, keys, dim)."""
         peak = torch.maximum(self.peak, scores.amax(-1, keepdim=True))
-        weights = torch.exp(scores.sub_(peak))
+        weights = scores.sub_(peak).exp_()
         keep = torch.exp(self.peak - peak)
         self.total = self.total * keep + weights.sum(-1, keepdim=True)
         self.mixed = self.mixed * keep + (weights.to(values.dtype) @ values).float()

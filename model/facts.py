@@ -52,7 +52,7 @@ def load_checkpoint(name: str, *, dtype: str = "auto", kv_dtype: str = "auto") -
         digest=digest_checkpoint(folder, weights),
         token_px=spec.token_px,
         context_tokens=_context(folder, spec),
-        weight_bytes=memory.weight_bytes(spec, dtype),
+        weight_bytes=memory.count_parameters(weights, spec) * memory.DTYPE_BYTES[dtype],
         kv_bytes_per_token=memory.kv_bytes_per_token(spec, kv_dtype),
         chunk_bytes_per_token=memory.chunk_bytes_per_token(spec, dtype),
         fixed_bytes=memory.fixed_bytes(spec, dtype),

@@ -53,15 +53,32 @@ class VisionEncoder:
     def __init__(self, tower: nn.Module, spec: VisionSpec) -> None:
         self._tower: Any = tower  # the library types its modules loosely
         self._spec = spec
+        self._token_px = spec.patch_px * spec.merge
         self._tables: dict[tuple[int, int], tuple[Tensor, tuple[Tensor, Tensor]]] = {}
 
     @torch.inference_mode()
     def encode(self, rgb: RgbArray) -> PairFeatures:
         """Features of all pairs of `rgb` (frames, H, W, 3), in order."""
-        groups = [
-            self._encode_group(patchify(part, self._spec), part) for part in self._groups(rgb)
+        tokens = (
+            len(rgb)
+            // self._spec.frames_per_patch
+            * rgb.shape[1]
+            * rgb.shape[2]
+            // self._token_px**2
+        )
+        weight = self._tower.pos_embed.weight
+        # Filled in place: joining the groups at the end would hold every feature twice.
+        levels = [
+            weight.new_empty((tokens, self._spec.out_hidden))
+            for _ in range(1 + len(self._spec.deepstack))
         ]
-        return PairFeatures(tuple(torch.cat(level) for level in zip(*groups, strict=True)))
+        at = 0
+        for part in self._groups(rgb):
+            group = self._encode_group(patchify(part, self._spec), part)
+            for level, features in zip(levels, group, strict=True):
+                level[at : at + len(features)] = features
+            at += len(group[0])
+        return PairFeatures(tuple(levels))
 
     def _groups(self, rgb: RgbArray) -> Iterator[RgbArray]:
         patches = rgb.shape[1] * rgb.shape[2] // self._spec.patch_px**2

@@ -104,8 +104,8 @@ def _read_entry(path: Path) -> Entry:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         parts = tuple(Part(**part) for part in data.pop("parts"))
-        lists = {name: tuple(data.pop(name)) for name in ("query_ids", "replaces")}
-        return Entry(**data, **lists, parts=parts)
+        data["query_ids"], data["replaces"] = tuple(data["query_ids"]), tuple(data["replaces"])
+        return Entry(**data, parts=parts)
     except (ValueError, TypeError, KeyError, OSError):
         raise ConfigError(
             f"log entry {path.name} cannot be read; restore it from a backup, or remove the output "

@@ -179,5 +179,3 @@ def ahead(make: Callable[[], Iterable[T]], depth: int) -> Iterator[T]:
     finally:
         stop.set()
         thread.join()
-
-

@@ -43,7 +43,7 @@ class Part:
 
 
 def result_tables(result: VideoResult, context: RowContext) -> dict[str, pa.Table]:
-    """The unit's rows as Arrow tables, by table name; a video that failed early has no video row."""
+    """The unit's rows as Arrow tables, by name; a video that failed early has no video row."""
     made = {
         "job_id": context.job_id,
         "unit_key": context.unit_key,

@@ -26,7 +26,7 @@ MAX_EVIDENCE = 8
 
 @dataclass(frozen=True, slots=True)
 class SeenTimes:
-    """What was seen of a clip: the sampled frames, and the moment that each pair was shown under."""
+    """What was seen of a clip: the sampled frames, and the time that each pair was shown under."""
 
     frame_pts: tuple[int, ...]
     pair_pts: tuple[int, ...]
@@ -77,7 +77,9 @@ class SeenTimes:
             end = self.frame_pts[later] if later < len(self.frame_pts) else last
         if end <= start:
             before = bisect_left(self.frame_pts, start)
-            start, end = (self.frame_pts[before - 1], start) if before else (start, self.clip_end_pts)
+            start, end = (
+                (self.frame_pts[before - 1], start) if before else (start, self.clip_end_pts)
+            )
         return start, end
 
     def uncertainty_s(self) -> float:
@@ -160,7 +162,8 @@ def _read_whole_items(text: str) -> list[Any] | None:
     opening = text.find("[")
     if opening < 0:
         return None
-    decoder, items, at = json.JSONDecoder(), [], opening + 1
+    decoder, at = json.JSONDecoder(), opening + 1
+    items: list[Any] = []
     while True:
         while at < len(text) and text[at] in ", \n\t":
             at += 1

@@ -37,8 +37,8 @@ def resolve_limits(
     if room <= 0:
         raise ConfigError(
             f"a context of {context} tokens cannot hold the longest question with its answer "
-            f"({text_tokens} tokens) and a video; raise model.context above {text_tokens}, or lower "
-            "max_answer_tokens."
+            f"({text_tokens} tokens) and a video; raise model.context above {text_tokens}, or "
+            "lower max_answer_tokens."
         )
     return SamplingLimits(
         fps=Fraction(str(asked.fps)) if asked.fps else facts.advice.fps or DEFAULT_FPS,
@@ -57,8 +57,8 @@ def context_tokens(job: JobSpec, facts: ModelFacts) -> int:
         return facts.context_tokens
     if asked > facts.context_tokens:
         raise ConfigError(
-            f"model.context {asked} is more than {facts.name} is made for ({facts.context_tokens}); "
-            "lower it."
+            f"model.context {asked} is more than {facts.name} is made for "
+            f"({facts.context_tokens}); lower it."
         )
     return asked
 
@@ -83,14 +83,15 @@ def plan_video(
     chunks = group_chunks(pairs, prefill_chunk)
     question_tokens = sum(counter.question_tokens(question) for question in questions)
     longest = max(chunk.num_tokens for chunk in chunks)
-    total = counter.prefix_tokens() + sum(pair.num_tokens for pair in pairs) + question_tokens
+    video_tokens = sum(pair.num_tokens for pair in pairs)
+    total = counter.prefix_tokens() + video_tokens + question_tokens
     in_one_fork = total - question_tokens + longest_question(counter, questions)
     if in_one_fork > context:
         raise ConfigError(
             f"the plan needs {in_one_fork} tokens ({len(pairs)} patch pairs of up to "
             f"{max(pair.num_tokens for pair in pairs)}) and the context holds {context}; set "
-            f"sampling.video_tokens to {context - (in_one_fork - sum(p.num_tokens for p in pairs))} "
-            f"or less, or model.context to {in_one_fork}."
+            f"sampling.video_tokens to {context - in_one_fork + video_tokens} or less, or "
+            f"model.context to {in_one_fork}."
         )
     memory = facts.memory(total, longest)
     if available_bytes is not None and memory.total_bytes > available_bytes:

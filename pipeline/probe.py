@@ -25,7 +25,19 @@ from schemas.media import PtsArray, StreamIndex, VideoSource
 FORMATS = "mov,matroska,webm,mpegts,avi"
 """Demuxers that may open: the containers we promise, none that reads a playlist."""
 CODECS = frozenset(
-    "h264 hevc vp8 vp9 av1 libdav1d mpeg4 mpeg2video mpeg1video mjpeg prores".split()
+    [
+        "h264",
+        "hevc",
+        "vp8",
+        "vp9",
+        "av1",
+        "libdav1d",
+        "mpeg4",
+        "mpeg2video",
+        "mpeg1video",
+        "mjpeg",
+        "prores",
+    ]
 )
 MAX_PIXELS = 8192 * 4320
 """Largest frame that is decoded: 8K. A decoder allocates by the header, so this comes first."""
@@ -52,7 +64,7 @@ def open_video(source: VideoSource) -> Iterator[av.container.InputContainer]:
 
 
 def foreign_error(source: VideoSource, error: av.error.FFmpegError) -> InputError:
-    """Turn the decoder library's error into ours; its own text may hold addresses and is dropped."""
+    """Turn the decoder library's error into ours; its own text may hold addresses: dropped."""
     if isinstance(error, av.error.PermissionError):
         return InputError(f"{source.uri} may not be read; check its permissions.", reason="denied")
     if isinstance(error, av.error.FileNotFoundError):
@@ -160,8 +172,8 @@ def _video_stream(
     if context is None or context.name not in CODECS:
         given = "an unknown codec" if context is None else context.name
         raise InputError(
-            f"{source.uri} is coded as {given}; accepted are H.264, HEVC, VP8, VP9, AV1, MPEG-1/2/4, "
-            "MJPEG and ProRes. Convert it.",
+            f"{source.uri} is coded as {given}; accepted are H.264, HEVC, VP8, VP9, AV1, "
+            "MPEG-1/2/4, MJPEG and ProRes. Convert it.",
             reason="unsupported_codec",
         )
     if context.width * context.height > MAX_PIXELS:

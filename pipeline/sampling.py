@@ -6,8 +6,8 @@ Promises frames named by pts and a frame size, from integer arithmetic that can 
 2. Moments wanted = ceil(duration × fps), at most `max_frames`.
 3. Frame k of n is the one on screen at start + k × duration / n: right for any frame rate, constant
    or not. A frame that is on screen at two of these moments is taken once.
-4. Tokens per patch pair = what `video_tokens` leaves for each pair after its timestamp text, at most
-   `pair_tokens`; the frame is scaled to fit, keeping its aspect, never below 4 tokens.
+4. Tokens per patch pair = what `video_tokens` leaves for each pair after its timestamp text, at
+   most `pair_tokens`; the frame is scaled to fit, keeping its aspect, never below 4 tokens.
 5. Where even that does not fit, fewer frames are taken, and `bound_by` says so.
 """
 
@@ -85,8 +85,8 @@ def sample(index: StreamIndex, limits: SamplingLimits) -> SamplingPlan:
     affordable = 2 * (limits.video_tokens // (limits.overhead_tokens + MIN_PAIR_TOKENS))
     if affordable < 2:
         raise ConfigError(
-            f"{limits.video_tokens} tokens for the video cannot hold one patch pair, which needs at "
-            f"least {limits.overhead_tokens + MIN_PAIR_TOKENS}; raise model.context or "
+            f"{limits.video_tokens} tokens for the video cannot hold one patch pair, which needs "
+            f"at least {limits.overhead_tokens + MIN_PAIR_TOKENS}; raise model.context or "
             "sampling.video_tokens."
         )
     count = _bound(count, affordable, "video_tokens", bound_by)

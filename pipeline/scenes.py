@@ -200,7 +200,7 @@ def _background(scene: Scene, time_s: float) -> Frame:
     # Grain differs from frame to frame but is the same whenever a frame is drawn again.
     grain = np.random.default_rng((scene.seed, round(time_s * 1000) & 0xFFFFFFFF))
     image = image + grain.normal(0, 5, (scene.height, scene.width, 1)).astype(np.float32)
-    return np.clip(image, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(image, 0, 255), dtype=np.uint8)
 
 
 _Plane = npt.NDArray[np.float32]
@@ -211,7 +211,7 @@ def _gradient(x: _Plane, y: _Plane, time_s: float, rng: np.random.Generator) -> 
     return np.asarray(0.5 + 0.5 * np.sin(x * math.cos(angle) + y * math.sin(angle)))
 
 
-def _noise(x: _Plane, y: _Plane, time_s: float, rng: np.random.Generator) -> _Plane:
+def _noise(x: _Plane, y: _Plane, _time_s: float, rng: np.random.Generator) -> _Plane:
     cells = rng.uniform(0, 1, (17, 17)).astype(np.float32)
     rows = (y * 9).astype(int) % 17
     cols = (x * 9).astype(int) % 17
@@ -339,7 +339,7 @@ def _random_spans(
     count = int(rng.choice([1, 1, 2, 3]))
     count = max(1, min(count, int(duration_s / (3 * min_span_s))))
     cuts = np.sort(rng.uniform(0, duration_s, 2 * count))
-    spans = []
+    spans: list[tuple[float, float]] = []
     for start, end in zip(cuts[::2], cuts[1::2], strict=True):
         end = max(end, start + min_span_s)
         if not spans or start >= spans[-1][1] + min_span_s:

@@ -1,6 +1,6 @@
 """Makes the sample media and what is known of them: `python -m sample_media.generate`.
 
-`--check` draws nothing and only checks that the committed files are those that `expected/` speaks of.
+`--check` draws nothing; it checks that the committed files are those that `expected/` speaks of.
 """
 
 from __future__ import annotations
@@ -202,9 +202,7 @@ def check() -> list[str]:
     for known in sorted(EXPECTED.glob("*.json")):
         facts = json.loads(known.read_text(encoding="utf-8"))
         path = HERE / facts["file"]
-        if not path.is_file():
-            wrong.append(path.name)
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != facts["sha256"]:
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != facts["sha256"]:
             wrong.append(path.name)
     return wrong
 
@@ -216,7 +214,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.check:
         if wrong := check():
-            sys.exit(f"sample media differ from expected/: {', '.join(wrong)}; check them out again.")
+            sys.exit(
+                f"sample media differ from expected/: {', '.join(wrong)}; check them out again."
+            )
         return
     EXPECTED.mkdir(exist_ok=True)
     for sample in SAMPLES:

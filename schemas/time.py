@@ -25,7 +25,7 @@ def seconds_to_pts(seconds: Fraction, time_base: Fraction) -> int:
 
 
 def clock_to_seconds(text: str) -> Fraction:
-    """Read `12.5`, `mm:ss(.ff)` or `hh:mm:ss(.ff)`; minutes and seconds may not pass 59 after a colon.
+    """Read `12.5`, `mm:ss(.ff)` or `hh:mm:ss(.ff)`; after a colon, 59 is the highest.
 
     Raises InputError for anything else.
     """
@@ -35,7 +35,7 @@ def clock_to_seconds(text: str) -> Fraction:
             f"{text!r} is not a time; write seconds (12.5), mm:ss or hh:mm:ss.", reason="bad_time"
         )
     hours, minutes, seconds = match[1], match[2], Fraction(match[3])
-    if minutes is not None and seconds >= 60 or hours is not None and int(minutes or 0) >= 60:
+    if (minutes is not None and seconds >= 60) or (hours is not None and int(minutes or 0) >= 60):
         raise InputError(
             f"{text!r} is not a time: minutes and seconds after a colon stay below 60.",
             reason="bad_time",
@@ -52,7 +52,7 @@ def seconds_to_clock(seconds: Fraction | float) -> str:
 
 
 def timestamp_text(seconds: Fraction | float) -> str:
-    """The text before a patch pair, `<12.5 seconds>`: one decimal, as the checkpoints were trained."""
+    """The text before a patch pair, `<12.5 seconds>`: one decimal, as checkpoints were trained."""
     return f"<{float(seconds):.1f} seconds>"
 
 
@@ -69,7 +69,7 @@ class TimeSpan:
             raise InputError(f"time base {self.time_base} is not positive.", reason="bad_time_base")
         if self.start_pts >= self.end_pts:
             raise InputError(
-                f"span {self.start_pts}..{self.end_pts} is empty; the start must come before the end.",
+                f"span {self.start_pts}..{self.end_pts} is empty; it must start before it ends.",
                 reason="empty_span",
             )
 

@@ -21,7 +21,8 @@ def class_codes() -> Tensor:
     """(classes, hidden): orthogonal rows of length CODE_NORM."""
     generator = torch.Generator().manual_seed(36)
     square = torch.randn(HIDDEN, HIDDEN, generator=generator)
-    return torch.linalg.qr(square).Q[: len(CLASSES)] * CODE_NORM
+    rows: Tensor = torch.linalg.qr(square).Q[: len(CLASSES)]
+    return rows * CODE_NORM
 
 
 def worded_cast(seed: int, variants: int) -> FeatureCast:

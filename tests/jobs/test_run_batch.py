@@ -40,7 +40,13 @@ def fake_model(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(
     output: Path, videos: list[Any], queries: list[dict[str, Any]] = QUERIES, **more: Any
 ) -> BatchSummary:
-    job = {"videos": videos, "queries": queries, "output": str(output), "sampling": {"fps": 1}, **more}
+    job = {
+        "videos": videos,
+        "queries": queries,
+        "output": str(output),
+        "sampling": {"fps": 1},
+        **more,
+    }
     return session.run_job(read_job(job, where="t"), Console(quiet=True))
 
 
@@ -165,7 +171,12 @@ def test_a_crash_in_the_model_is_a_row_without_its_text(tmp_path: Path) -> None:
 
 def test_a_plan_too_large_for_the_context_is_refused_with_its_row(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    run(out, [str(HERE / "several_events.mp4")], QUERIES[1:2], sampling={"fps": 2, "video_tokens": "8k"})
+    run(
+        out,
+        [str(HERE / "several_events.mp4")],
+        QUERIES[1:2],
+        sampling={"fps": 2, "video_tokens": "8k"},
+    )
     (row,) = table(out, "requests")
     assert row["status"] == "refused"
     assert "model.context" in row["message"]

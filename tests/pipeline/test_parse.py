@@ -38,7 +38,8 @@ def test_printed_times_become_the_first_frames_of_their_pairs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "end"), [("00:02.50", "00:08.50"), ("2.5", "8.5"), ("00:00:02.5", "00:00:08.5"), (2.4, 8.6)]
+    ("start", "end"),
+    [("00:02.50", "00:08.50"), ("2.5", "8.5"), ("00:00:02.5", "00:00:08.5"), (2.4, 8.6)],
 )
 def test_seconds_and_clocks_are_read(start: object, end: object) -> None:
     assert events_of({"start": start, "end": end}) == [(2.0, 8.0)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -31,10 +32,15 @@ class Counter:
 
 
 FACTS = ModelFacts("m", "d" * 64, 32, 4096, 1000, 10, 5, 100)
-QUESTIONS = [Question("a", "?", "events", max_tokens=30), Question("b", "?", "events", max_tokens=50)]
+QUESTIONS = [
+    Question("a", "?", "events", max_tokens=30),
+    Question("b", "?", "events", max_tokens=50),
+]
 
 
-def plan_of(seconds: int, *, context: int = 4096, chunk: int = 100, free: int | None = None) -> VideoPlan:
+def plan_of(
+    seconds: int, *, context: int = 4096, chunk: int = 100, free: int | None = None
+) -> VideoPlan:
     sampling = sample(make_index(steady(seconds), seconds * 1000), limits(pair_tokens=12))
     return plan_video(
         sampling,
@@ -80,7 +86,7 @@ def test_chunks_cover_the_pairs_once_in_order_within_budget(sizes: list[int], bu
     assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
     for chunk in chunks:
         assert chunk.num_tokens <= budget or len(chunk.pairs) == 1
-    for chunk, following in zip(chunks, chunks[1:], strict=False):
+    for chunk, following in pairwise(chunks):
         assert chunk.num_tokens + following.pairs[0].num_tokens > budget
 
 

@@ -19,7 +19,10 @@ BASE = Fraction(1, 1000)
 
 
 def make_index(
-    pts: list[int], end: int, size: tuple[int, int] = (320, 240), clip: tuple[int, int] | None = None
+    pts: list[int],
+    end: int,
+    size: tuple[int, int] = (320, 240),
+    clip: tuple[int, int] | None = None,
 ) -> StreamIndex:
     seconds = None if clip is None else (Fraction(clip[0]), Fraction(clip[1]))
     return StreamIndex(

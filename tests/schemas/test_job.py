@@ -20,7 +20,8 @@ def test_a_short_job_gets_the_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "tokens"), [("256k", 262144), ("1m", 1048576), ("4096", 4096), (512, 512), ("0.5k", 512)]
+    ("text", "tokens"),
+    [("256k", 262144), ("1m", 1048576), ("4096", 4096), (512, 512), ("0.5k", 512)],
 )
 def test_token_counts(text: object, tokens: int) -> None:
     job = read_job({**GOOD, "model": {"context": text}}, where="job.yaml")

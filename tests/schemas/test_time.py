@@ -48,7 +48,9 @@ def test_accepted_forms(text: str, seconds: Fraction) -> None:
     assert clock_to_seconds(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "-1", "1:60", "1:2:3:4", "00:75:00", "soon", "1e3", "inf", "1:"])
+@pytest.mark.parametrize(
+    "text", ["", "-1", "1:60", "1:2:3:4", "00:75:00", "soon", "1e3", "inf", "1:"]
+)
 def test_refused_forms_say_what_is_accepted(text: str) -> None:
     with pytest.raises(InputError, match="is not a time"):
         clock_to_seconds(text)

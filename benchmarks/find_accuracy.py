@@ -1,0 +1,125 @@
+"""nano on clips whose seeds its training never saw, through the production path: real H.264 files,
+decoded, sampled, prefilled, answered under the grammar, parsed, read back from Parquet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks._claim import claim
+from jobs.session import run_job
+from jobs.show import open_output, read_frame
+from pipeline.scenes import COLOURS, SHAPES, Scene, random_scene, spans_of
+from pipeline.scoring import Rate, match_spans
+from sample_media.encode import Encoding, encode_scene
+from schemas.job import read_job
+
+FIRST_SEED = 1_000_000
+"""Training draws from generators of its own; no scene seed of this range is among them."""
+SIZES = ((320, 240), (256, 192), (320, 180))
+QUESTIONS_PER_CLIP = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One drawn file and what is asked of it."""
+
+    path: Path
+    scene: Scene
+    asked: tuple[str, ...]
+
+
+def draw_clip(folder: Path, number: int) -> Clip:
+    """A clip of 20 s to 4 min with up to four things, asked for two that it shows and two not."""
+    rng = np.random.default_rng((5, number))
+    width, height = SIZES[number % len(SIZES)]
+    seconds = float(rng.choice([20, 40, 60, 90, 120, 180, 240]))
+    scene = random_scene(
+        FIRST_SEED + number,
+        width=width,
+        height=height,
+        duration_s=seconds,
+        num_tracks=int(rng.integers(2, 5)),
+    )
+    path = folder / f"clip_{number:03d}.mp4"
+    encode_scene(
+        scene, path, Encoding(options={"vcodec": "libx264", "crf": 30, "preset": "veryfast"})
+    )
+    shown = sorted({track.name for track in scene.tracks if track.spans_s})
+    asked = [str(name) for name in rng.permutation(shown)[: QUESTIONS_PER_CLIP // 2]]
+    while len(asked) < QUESTIONS_PER_CLIP:
+        asked.append(_absent(rng, shown, asked))
+    return Clip(path, scene, tuple(asked))
+
+
+def _absent(rng: np.random.Generator, shown: list[str], asked: list[str]) -> str:
+    """A thing that is not there; most share colour or shape with one that is."""
+    while True:
+        colour, shape = str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES))
+        if shown and rng.uniform() < 0.7:
+            near = str(rng.choice(shown)).split()
+            colour, shape = (near[0], shape) if rng.uniform() < 0.5 else (colour, near[1])
+        if (name := f"{colour} {shape}") not in [*shown, *asked]:
+            return name
+
+
+def find_all(clip: Clip, folder: Path) -> dict[str, list[tuple[float, float]]]:
+    """What the production path finds, by thing, in seconds."""
+    output = folder / f"out_{clip.path.stem}"
+    queries = [{"id": name.replace(" ", "_"), "find": f"a {name}"} for name in clip.asked]
+    job = {
+        "videos": [str(clip.path)],
+        "queries": queries,
+        "output": str(output),
+        "cluster": {"executor": "serial"},
+    }
+    run_job(read_job(job, where="benchmark"), Console(quiet=True))
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in clip.asked}
+    for row in read_frame(open_output(str(output)), "events").iter_rows(named=True):
+        found[row["query_id"].replace("_", " ")].append((row["start_s"], row["end_s"]))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clips", type=int, default=30)
+    parser.add_argument("--show", action="store_true", help="print every answer that is wrong")
+    options = parser.parse_args()
+    started = time.monotonic()
+    hits = num_truth = num_found = false_absent = num_absent = 0
+    ious: list[float] = []
+    with tempfile.TemporaryDirectory() as name:
+        for number in range(options.clips):
+            clip = draw_clip(Path(name), number)
+            for thing, spans in find_all(clip, Path(name)).items():
+                truth = spans_of(clip.scene, thing)
+                matched = match_spans(spans, truth, 0.5)
+                ious += matched
+                hits, num_truth = hits + len(matched), num_truth + len(truth)
+                num_found += len(spans)
+                num_absent += not truth
+                false_absent += bool(spans) and not truth
+                if options.show and len(matched) != max(len(truth), len(spans)):
+                    print(
+                        clip.path.name, clip.scene.background, thing, "truth", truth, "said", spans
+                    )
+    pairs = options.clips * QUESTIONS_PER_CLIP
+    print(f"{pairs} (clip, question) pairs, {time.monotonic() - started:.0f} s")
+    print(f"recall at IoU 0.5     {Rate(hits, num_truth)}")
+    print(f"precision at IoU 0.5  {Rate(hits, num_found)}")
+    print(f"false on absent       {Rate(false_absent, num_absent)}")
+    print(f"mean IoU of matches   {np.mean(ious) if ious else 0:.3f}")
+    claim("find_recall", Rate(hits, num_truth).value, 0.90)
+    claim("find_precision", Rate(hits, num_found).value, 0.90)
+    claim("find_false_on_absent", Rate(false_absent, num_absent).value, 0.02, at_most=True)
+
+
+if __name__ == "__main__":
+    main()
