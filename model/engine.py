@@ -15,6 +15,7 @@ from torch import Tensor
 from model.facts import Checkpoint, load_checkpoint
 from model.generate import GrammarTable, generate_answer
 from model.kv_cache import KvCache
+from model.memory import RUNTIME_BYTES
 from model.positions import Cursor
 from model.prefill import run_tokens
 from model.prompt import PromptLayout
@@ -37,13 +38,17 @@ def load_model(
     kv_dtype: str = "auto",
     prefill_chunk: int = 8192,
     threads: int | None = None,
+    outer_wrapper: bool = False,
 ) -> LoadedModel:
-    """Load a checkpoint. Raises ConfigError, or ResourceError where it does not fit."""
+    """Load a checkpoint. Raises ConfigError, or ResourceError where it does not fit.
+
+    `threads` is torch's own choice when None; `outer_wrapper` is a matter of the prompt's layout.
+    """
     if threads is not None:
         torch.set_num_threads(threads)
-    checkpoint = load_checkpoint(name, dtype=dtype, kv_dtype=kv_dtype)
+    checkpoint = load_checkpoint(name, dtype=dtype, kv_dtype=kv_dtype, outer_wrapper=outer_wrapper)
     facts, free = checkpoint.facts, free_bytes()
-    if (need := facts.weight_bytes + facts.fixed_bytes) > free:
+    if (need := facts.weight_bytes + facts.fixed_bytes - RUNTIME_BYTES) > free:
         raise ResourceError(
             f"the weights of {name} need {_gib(need)} and {_gib(free)} are free; choose a smaller "
             "checkpoint, model.dtype bfloat16, or a larger machine.",
@@ -100,7 +105,9 @@ class LoadedModel:
                 f"the plan's tokens cover {plan.sampling.grid.token_px} pixels a side; those of "
                 f"{self.facts.name} cover {self.facts.token_px}."
             )
-        kv, chunk, free = plan.memory.kv_bytes, plan.memory.chunk_bytes, free_bytes()
+        # The libraries are loaded by now.
+        kv, chunk = plan.memory.kv_bytes, max(0, plan.memory.chunk_bytes - RUNTIME_BYTES)
+        free = free_bytes()
         if kv + chunk > free:
             fits = max(0, free - chunk) // self.facts.kv_bytes_per_token
             raise ResourceError(

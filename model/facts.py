@@ -38,7 +38,9 @@ class Checkpoint:
     kv_dtype: str
 
 
-def load_checkpoint(name: str, *, dtype: str = "auto", kv_dtype: str = "auto") -> Checkpoint:
+def load_checkpoint(
+    name: str, *, dtype: str = "auto", kv_dtype: str = "auto", outer_wrapper: bool = False
+) -> Checkpoint:
     """Find a checkpoint and read what it is. Raises ConfigError or ResourceError."""
     folder = find_folder(name)
     spec = read_spec(folder)
@@ -58,7 +60,7 @@ def load_checkpoint(name: str, *, dtype: str = "auto", kv_dtype: str = "auto") -
         fixed_bytes=memory.fixed_bytes(spec, dtype),
         advice=_advice(folder),
     )
-    layout = PromptLayout(spec, TextTokenizer(folder))
+    layout = PromptLayout(spec, TextTokenizer(folder), outer_wrapper=outer_wrapper)
     return Checkpoint(folder, spec, layout, facts, dtype, kv_dtype)
 
 

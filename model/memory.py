@@ -20,7 +20,7 @@ ATTENTION_KEYS = 1024
 """Keys of one block of the cache."""
 VISION_PATCHES = 4096
 """Patches that go through the vision tower at once."""
-_RUNTIME_BYTES = 350 * 1024**2
+RUNTIME_BYTES = 350 * 1024**2
 """What torch and transformers take once they are imported and have run; measured on Linux."""
 
 
@@ -75,4 +75,4 @@ def fixed_bytes(spec: CheckpointSpec, dtype: str) -> int:
     patch = max(values * (1 + 8 + size), v.hidden * (8 * size + 24), 2 * (v.hidden + v.ffn) * size)
     # Rounded scores, their float32 copy, and the weights in the layer's dtype.
     tile = t.heads * ATTENTION_ROWS * ATTENTION_KEYS * (4 if size == 4 else 4 + 2 * size)
-    return _RUNTIME_BYTES + 3 * 4 * t.vocab + max(VISION_PATCHES * patch, tile)
+    return RUNTIME_BYTES + 3 * 4 * t.vocab + max(VISION_PATCHES * patch, tile)

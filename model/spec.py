@@ -87,11 +87,17 @@ def read_spec(folder: Path) -> CheckpointSpec:
             f"{' and '.join(MODEL_TYPES)}. Name a Qwen3-VL checkpoint."
         )
     try:
-        return _spec(config)
+        spec = _spec(config)
     except KeyError as error:
         raise ConfigError(
             f"{path} lacks {error.args[0]!r}; the checkpoint is incomplete. Download it again."
         ) from None
+    if spec.vision.frames_per_patch != 2:
+        raise ConfigError(
+            f"{path} joins {spec.vision.frames_per_patch} frames per patch; checkpoints that join 2 are "
+            "read. Name a Qwen3-VL checkpoint."
+        )
+    return spec
 
 
 def _spec(config: dict[str, Any]) -> CheckpointSpec:

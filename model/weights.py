@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -60,7 +61,7 @@ def load_weights(folder: Path, spec: CheckpointSpec, dtype: str) -> Weights:
             device_map="auto" if several else None,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(
             f"the weights in {folder} do not fit its config ({type(error).__name__}); download the "
             "checkpoint again."

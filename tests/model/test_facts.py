@@ -203,6 +203,19 @@ def test_a_config_with_a_hole_is_refused(copied: Path) -> None:
         load_checkpoint(str(copied))
 
 
+def test_a_checkpoint_of_other_patches_is_refused(copied: Path) -> None:
+    config = config_of(Shape())
+    config["vision_config"]["temporal_patch_size"] = 4
+    rewrite(copied / "config.json", **config)
+    with pytest.raises(ConfigError, match="4 frames"):
+        load_checkpoint(str(copied))
+
+
+def test_the_layout_is_chosen_by_name(copied: Path) -> None:
+    inner = load_checkpoint(str(copied)).counter.prefix_tokens()
+    assert load_checkpoint(str(copied), outer_wrapper=True).counter.prefix_tokens() == inner + 1
+
+
 def test_an_unreadable_advice(copied: Path) -> None:
     (copied / "video_preprocessor_config.json").write_text("{")
     with pytest.raises(ConfigError, match=r"video_preprocessor_config\.json"):
