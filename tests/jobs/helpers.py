@@ -1,0 +1,79 @@
+"""Tools and tasks that other processes import."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from jobs.executor import TaskContext
+from schemas.errors import ConfigError
+
+PAYLOAD_BYTES = 2_000_000
+
+
+class Tool:
+    """Counts how often it was built in its process."""
+
+    built = 0
+
+    def __init__(self) -> None:
+        Tool.built += 1
+        self.number = Tool.built
+        self.process = os.getpid()
+
+
+def broken_tool() -> Tool:
+    raise ConfigError("the model is missing; name another.")
+
+
+def double(number: int) -> tuple[int, int]:
+    return 2 * number, os.getpid()
+
+
+def payload(number: int) -> npt.NDArray[np.uint8]:
+    return np.full(PAYLOAD_BYTES, number, dtype=np.uint8)
+
+
+def slow_stamp(_: int) -> float:
+    return time.time()
+
+
+def sum_task(context: TaskContext, numbers: Sequence[int]) -> dict[str, Any]:
+    """Streams helper calls, reports, and tells where everything ran."""
+    if 13 in numbers:
+        raise ValueError("thirteen")
+    total, processes = 0, set()
+    for doubled, process in context.stream(double, list(numbers), lookahead=2):
+        total += doubled
+        processes.add(process)
+        context.report({"total": total})
+    return {
+        "total": total,
+        "tool": context.tool.number,
+        "own": os.getpid(),
+        "helpers": processes,
+    }
+
+
+def payload_task(context: TaskContext, count: int) -> int:
+    return sum(int(array[0]) for array in context.stream(payload, list(range(count)), lookahead=2))
+
+
+def ahead_task(context: TaskContext, count: int) -> float:
+    """The longest time that a helper's result was made before it was read, in reading steps."""
+    made = []
+    for stamp in context.stream(slow_stamp, list(range(count)), lookahead=2):
+        made.append((stamp, time.time()))
+        time.sleep(0.05)
+    return max(read - stamp for stamp, read in made)
+
+
+def exit_task(_: TaskContext, number: int) -> int:
+    if number == 1:
+        os._exit(9)
+    return number
