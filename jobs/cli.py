@@ -19,6 +19,7 @@ from rich.markup import escape
 
 from jobs import doctor as doctor_room
 from jobs.plan_job import plan_job
+from jobs.provenance import longtake_version
 from jobs.run_batch import BatchSummary
 from jobs.session import run_job
 from jobs.show import (
@@ -34,11 +35,11 @@ from schemas.job import JobSpec, read_job
 
 app = typer.Typer(
     name="longtake",
-    help="Hours of video to a table of timestamped events, in one long-context pass.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -62,6 +63,21 @@ def _out() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=200)
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        _print(f"longtake {longtake_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which.")
+    ] = False,
+) -> None:
+    """Hours of video to a table of timestamped events, in one long-context pass."""
+
+
 @app.command()
 def find(
     text: Annotated[str, typer.Argument(help="What to look for, in words.")],
@@ -72,7 +88,7 @@ def find(
     context: Context = None,
     as_json: Json = False,
 ) -> None:
-    """Find every span in which something is visible, in one or many videos.
+    """Find when something is visible, in one or many videos.
 
     Example: longtake find "a red circle" lectures/*.mp4 --output out/red
     """
@@ -88,7 +104,10 @@ def run(
     job_file: Annotated[str, typer.Argument(metavar="JOB.yaml", help="The job file.")],
     as_json: Json = False,
 ) -> None:
-    """Do a job, or what is left of it: the same command again finishes what is missing."""
+    """Do a job, or what is left of it.
+
+    The same command again finishes what is missing and repeats nothing that is done.
+    """
     job = load_job(job_file)
     summary = _do(job)
     if as_json:
@@ -107,7 +126,7 @@ def plan(
     context: Context = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a job would read and need, without decoding: frames, tokens, memory."""
+    """Show frames, tokens and memory of a job, before any of it is spent."""
     if (job_file is None) == (not video):
         raise typer.BadParameter("give either a JOB.yaml or --video FILE.")
     if job_file is not None:
@@ -150,7 +169,7 @@ def events(
 
 @app.command()
 def doctor(model: ModelName = "nano", as_json: Json = False) -> None:
-    """Show versions, decoder, devices, memory and what would run where."""
+    """Show what is installed and what would run where."""
     facts = doctor_room.examine(model)
     if as_json:
         _print(json.dumps(facts))

@@ -127,7 +127,7 @@ SAMPLES = (
     ),
     Sample(
         "odd_frames.avi",
-        scene(17, 25.125, "gradient", thing("red circle", (5, 14), at=LOW_RIGHT)),
+        scene(17, 24.875, "gradient", thing("red circle", (5, 14), at=LOW_RIGHT)),
         Encoding(options={"vcodec": "mpeg4", "q:v": 9, "g": 40}),
         absent=("blue square", "yellow star"),
         about="MPEG-4 in AVI, an odd number of frames at 1 fps",
