@@ -126,7 +126,7 @@ def plan(
     context: Context = None,
     as_json: Json = False,
 ) -> None:
-    """Show frames, tokens and memory of a job, before any of it is spent."""
+    """Show frames, tokens and memory a job needs."""
     if (job_file is None) == (not video):
         raise typer.BadParameter("give either a JOB.yaml or --video FILE.")
     if job_file is not None:
