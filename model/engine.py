@@ -120,12 +120,15 @@ class LoadedModel:
 
     def new_cache(self, capacity: int) -> KvCache:
         """An empty cache of this checkpoint's geometry."""
-        return KvCache(
-            self.checkpoint.spec.text,
-            capacity,
-            DTYPES[self.checkpoint.kv_dtype],
-            self.weights.device,
-        )
+        dtype = DTYPES[self.checkpoint.kv_dtype]
+        try:
+            return KvCache(self.checkpoint.spec.text, capacity, dtype, self.weights.device)
+        except RuntimeError as error:  # what torch raises where the system refuses memory
+            raise ResourceError(
+                f"a KV cache of {capacity} tokens could not be reserved ({error}); lower "
+                "model.context or sampling.fps.",
+                reason="out_of_memory",
+            ) from None
 
     def prefill(self, tokens: TimedTokens, cache: KvCache) -> None:
         """Append tokens that nobody reads, `prefill_chunk` at a time."""

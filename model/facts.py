@@ -44,10 +44,8 @@ def load_checkpoint(
     """Find a checkpoint and read what it is. Raises ConfigError or ResourceError."""
     folder = find_folder(name)
     spec = read_spec(folder)
-    dtype = spec.dtype if dtype == "auto" else dtype
-    if dtype not in memory.DTYPE_BYTES:
-        dtype = "bfloat16"
-    kv_dtype = dtype if kv_dtype == "auto" else kv_dtype
+    dtype = _choose_dtype("dtype", dtype, spec.dtype)
+    kv_dtype = _choose_dtype("kv_cache", kv_dtype, dtype)
     weights = weight_files(folder)
     facts = ModelFacts(
         name=name,
@@ -62,6 +60,15 @@ def load_checkpoint(
     )
     layout = PromptLayout(spec, TextTokenizer(folder), outer_wrapper=outer_wrapper)
     return Checkpoint(folder, spec, layout, facts, dtype, kv_dtype)
+
+
+def _choose_dtype(setting: str, asked: str, own: str) -> str:
+    """The dtype that a setting means; weights stored in any other are read as bfloat16."""
+    if asked == "auto":
+        return own if own in memory.DTYPE_BYTES else "bfloat16"
+    if asked not in memory.DTYPE_BYTES:
+        raise ConfigError(f"model.{setting} is {asked!r}; write auto, float32 or bfloat16.")
+    return asked
 
 
 def find_folder(name: str) -> Path:
@@ -129,7 +136,7 @@ def _digest(path: Path, mtime_ns: int, size: int) -> str:  # noqa: ARG001 - part
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _preferences(folder: Path) -> dict[str, float]:
+def _preferences(folder: Path) -> dict[str, Any]:
     path = folder / "video_preprocessor_config.json"
     if not path.is_file():
         return {}
@@ -147,11 +154,26 @@ def _read_object(path: Path) -> dict[str, Any]:
     return found
 
 
+def _wish(folder: Path, key: str) -> Fraction | None:
+    """One positive number that the checkpoint advises, if it does."""
+    given = _preferences(folder).get(key)
+    if given is None:
+        return None
+    try:
+        if (wish := Fraction(str(given))) > 0:
+            return wish
+    except (ValueError, ZeroDivisionError):
+        pass
+    raise ConfigError(
+        f"{folder} advises {key} {given!r} in its video_preprocessor_config.json; write a number "
+        "above zero."
+    )
+
+
 def _context(folder: Path, spec: CheckpointSpec) -> int:
-    return int(_preferences(folder).get("context_tokens", spec.text.max_positions))
+    return int(_wish(folder, "context_tokens") or spec.text.max_positions)
 
 
 def _advice(folder: Path) -> SamplingAdvice:
-    wanted = _preferences(folder)
-    fps, tokens = wanted.get("fps"), wanted.get("pair_tokens")
-    return SamplingAdvice(Fraction(str(fps)) if fps else None, int(tokens) if tokens else None)
+    tokens = _wish(folder, "pair_tokens")
+    return SamplingAdvice(_wish(folder, "fps"), int(tokens) if tokens else None)

@@ -92,10 +92,14 @@ def read_spec(folder: Path) -> CheckpointSpec:
         raise ConfigError(
             f"{path} lacks {error.args[0]!r}; the checkpoint is incomplete. Download it again."
         ) from None
+    except (TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is malformed ({error}). Download the checkpoint again."
+        ) from None
     if spec.vision.frames_per_patch != 2:
         raise ConfigError(
-            f"{path} joins {spec.vision.frames_per_patch} frames per patch; checkpoints that join 2 are "
-            "read. Name a Qwen3-VL checkpoint."
+            f"{path} joins {spec.vision.frames_per_patch} frames per patch; 2 are accepted. Name a "
+            "Qwen3-VL checkpoint."
         )
     return spec
 

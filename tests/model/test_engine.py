@@ -150,6 +150,11 @@ def test_a_session_that_does_not_fit_is_refused(model: LoadedModel) -> None:
     assert caught.value.exit_code == 5
 
 
+def test_a_cache_that_the_system_refuses(model: LoadedModel) -> None:
+    with pytest.raises(ResourceError, match="KV cache"):
+        model.new_cache(1 << 50)
+
+
 def test_weights_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "free_bytes", lambda: 1000)
     with pytest.raises(ResourceError, match="GiB"):

@@ -106,6 +106,31 @@ def test_dtypes(tiny: Tiny) -> None:
     assert 2 * cache.facts.kv_bytes_per_token == auto.facts.kv_bytes_per_token
 
 
+@pytest.mark.parametrize("setting", ["dtype", "kv_dtype"])
+def test_an_unknown_dtype_is_refused(tiny: Tiny, setting: str) -> None:
+    with pytest.raises(ConfigError, match=r"float8.*float32 or bfloat16"):
+        load_checkpoint(str(tiny.folder), **{setting: "float8"})
+
+
+def test_weights_of_another_dtype_are_read_as_bfloat16(copied: Path) -> None:
+    rewrite(copied / "config.json", dtype="float16")
+    assert load_checkpoint(str(copied)).dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("wish", [{"fps": "fast"}, {"pair_tokens": 0}, {"context_tokens": [1]}])
+def test_a_strange_advice_is_refused(copied: Path, wish: dict[str, object]) -> None:
+    path = copied / "video_preprocessor_config.json"
+    path.write_text(json.dumps({"longtake": wish}))
+    with pytest.raises(ConfigError, match=next(iter(wish))):
+        load_checkpoint(str(copied))
+
+
+def test_a_config_of_other_types_is_refused(copied: Path) -> None:
+    rewrite(copied / "config.json", text_config=[1])
+    with pytest.raises(ConfigError, match="malformed"):
+        load_checkpoint(str(copied))
+
+
 def test_nano_is_the_bundled_folder() -> None:
     assert find_folder("nano") == NANO
 
