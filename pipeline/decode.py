@@ -24,6 +24,8 @@ from schemas.plan import Chunk, FrameGrid
 
 T = TypeVar("T")
 
+STAND_IN_S = 2
+"""How much older a decoded frame may be than a damaged one that it stands in for, in seconds."""
 # Frames that a decoder may hold back; a seek closer than this is slower than decoding on.
 _SEEK_AHEAD_FRAMES = 32
 
@@ -97,16 +99,17 @@ def decode_chunk(index: StreamIndex, chunk: Chunk, grid: FrameGrid) -> FrameBatc
 def _read_batch(reader: _Reader, index: StreamIndex, chunk: Chunk, grid: FrameGrid) -> FrameBatch:
     wanted = chunk.frame_pts
     rgb = np.zeros((len(wanted), grid.height, grid.width, 3), dtype=np.uint8)
-    num_corrupt, shown = 0, None
+    num_corrupt = num_shown = 0
     for i, pts in enumerate(wanted):
         if i and pts == wanted[i - 1]:
             rgb[i] = rgb[i - 1]
             continue
         shown = reader.frame_at(pts)
         num_corrupt += shown is None or shown.pts != pts or shown.is_corrupt
-        if shown is not None:
+        if shown is not None and (pts - (shown.pts or 0)) * index.time_base <= STAND_IN_S:
             rgb[i] = to_rgb(shown, index.rotation, grid)
-    if shown is None:
+            num_shown += 1
+    if num_shown == 0:
         raise InputError(
             f"{index.source.uri} cannot be decoded from {float(wanted[0] * index.time_base):.1f} s "
             "on; the file is damaged there. Copy it again, or choose a clip before it.",

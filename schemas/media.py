@@ -88,7 +88,7 @@ class FrameBatch:
     rgb: RgbArray
     """(frames, height, width, 3), uint8, already at the plan's frame size."""
     num_corrupt: int
-    """Frames that could not be decoded and show their nearest decoded neighbour instead."""
+    """Frames that could not be decoded: a neighbour stands in for them, or black."""
 
     def __post_init__(self) -> None:
         if len(self.frame_pts) % 2 or len(self.frame_pts) != self.rgb.shape[0]:

@@ -1,4 +1,4 @@
-"""The whole path, nothing faked: real files, the bundled checkpoint, the embedded cluster, Parquet."""
+"""The whole path, nothing faked: real files, bundled checkpoint, embedded cluster, Parquet."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The meeting point of seeing and finding: one fixed vector for each thing.
 
-The vision tower learns to put a thing's vector where the thing is; the decoder begins on such vectors
-without pictures ("frames in words"), so both learn at the same time and fit when they meet.
+The vision tower learns to put a thing's vector where the thing is; the decoder begins on such
+vectors without pictures ("frames in words"), so both learn at the same time and fit when they meet.
 """
 
 from __future__ import annotations

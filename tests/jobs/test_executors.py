@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from distributed import Scheduler
 from dask.sizeof import sizeof
+from distributed import Scheduler
 
 from jobs.dask_executor import DaskExecutor
 from jobs.executor import Executor, SerialExecutor

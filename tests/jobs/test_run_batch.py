@@ -87,6 +87,32 @@ def test_every_request_has_its_row_whatever_happens(tmp_path: Path) -> None:
     assert len(table(out, "videos")) == 1
 
 
+def break_middle(source: Path, target: Path) -> None:
+    """A file whose index is whole and whose pictures are zeros after the first tenth."""
+    data = bytearray(source.read_bytes())
+    low, high = len(data) // 10, data.rfind(b"moov") - 8
+    assert high > low
+    data[low:high] = bytes(high - low)
+    target.write_bytes(data)
+
+
+def test_a_damaged_middle_is_a_decode_failure(tmp_path: Path) -> None:
+    out, video = tmp_path / "out", tmp_path / "broken.mp4"
+    break_middle(HERE / "variable_rate.mp4", video)
+    run(out, [{"uri": str(video), "clip": [30, 50]}], QUERIES[:2])
+    assert {row["status"] for row in table(out, "requests")} == {"decode_failed"}
+    assert {row["reason"] for row in table(out, "requests")} == {"decode_failed"}
+    assert "cannot be decoded from 30.0 s on" in table(out, "requests")[0]["message"]
+
+
+def test_a_damaged_tail_of_a_chunk_is_counted(tmp_path: Path) -> None:
+    out, video = tmp_path / "out", tmp_path / "broken.mp4"
+    break_middle(HERE / "variable_rate.mp4", video)
+    run(out, [str(video)], QUERIES[:1])
+    (row,) = table(out, "videos")
+    assert row["sampled_frames"] / 2 < row["num_corrupt"] < row["sampled_frames"]
+
+
 def test_three_readers_see_the_same_rows(tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(out, [str(HERE / "modern.mp4"), str(HERE / "twice.webm")])
