@@ -67,7 +67,7 @@ def list_devices() -> list[str]:
 def free_bytes() -> int:
     """Memory that this process may still plan with, in bytes."""
     if torch.cuda.is_available():
-        free = sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
+        free = torch.cuda.mem_get_info()[0]
     else:
         free = psutil.virtual_memory().available
     return int(free * _HEADROOM)

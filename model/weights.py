@@ -48,8 +48,7 @@ class Weights:
 
 
 def load_weights(folder: Path, spec: CheckpointSpec, dtype: str) -> Weights:
-    """Load a checkpoint in `dtype`, over several devices where there are. Raises ConfigError."""
-    several = torch.cuda.is_available()
+    """Load a checkpoint in `dtype`, onto the first GPU where there is one. Raises ConfigError."""
     hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         module, report = _CLASSES[spec.model_type].from_pretrained(
@@ -58,7 +57,6 @@ def load_weights(folder: Path, spec: CheckpointSpec, dtype: str) -> Weights:
             attn_implementation="sdpa",
             local_files_only=True,
             use_safetensors=True,
-            device_map="auto" if several else None,
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -72,7 +70,7 @@ def load_weights(folder: Path, spec: CheckpointSpec, dtype: str) -> Weights:
             f"the weights in {folder} lack {gaps[0]} and {len(gaps) - 1} more tensors that its "
             "config promises; download the checkpoint again."
         )
-    return Weights(module)
+    return Weights(module.to("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def random_weights(config: dict[str, Any], dtype: str, seed: int = 0) -> Weights:

@@ -18,13 +18,8 @@ import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
-from transformers import (
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-    Qwen3VLMoeConfig,
-    Qwen3VLMoeForConditionalGeneration,
-)
 
+from model.weights import random_weights
 from schemas.media import FrameBatch, RgbArray
 from schemas.plan import Chunk, FrameGrid, MemoryNeed, PatchPair, SamplingPlan, VideoPlan
 from schemas.ports import ModelFacts, PromptCounter
@@ -141,20 +136,14 @@ def config_of(shape: Shape) -> dict[str, Any]:
 
 def random_model(shape: Shape) -> Any:
     """The library's own model with random weights, norms and biases included."""
-    torch.manual_seed(7)
-    config = config_of(shape)
-    model: Any
-    if shape.moe:
-        model = Qwen3VLMoeForConditionalGeneration(Qwen3VLMoeConfig(**config))
-    else:
-        model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(**config))
+    model = random_weights(config_of(shape), "float32", seed=7).module
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "norm" in name or name.endswith("bias"):
                 weight.add_(torch.randn_like(weight) * 0.2)
             if name.endswith("mlp.gate.weight"):
                 weight.normal_(std=0.5)
-    return model.eval()
+    return model
 
 
 @dataclass(frozen=True)
