@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
+import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import dask
@@ -112,7 +115,7 @@ class DaskExecutor:
     def __init__(
         self, make_tool: Callable[[], Any], *, model_workers: int, decode_workers: int
     ) -> None:
-        with dask.config.set(_CONFIG):
+        with dask.config.set(_CONFIG), _deaf_to_interrupts():
             self._cluster = _start_cluster(model_workers, decode_workers)
             self._client = _connect(self._cluster)
         try:
@@ -163,6 +166,19 @@ class DaskExecutor:
     def close(self) -> None:
         self._client.close()
         self._cluster.close()
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Ctrl-C reaches every process of a terminal; children born in here leave it to this one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _start_cluster(model_workers: int, decode_workers: int) -> Any:

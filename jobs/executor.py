@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from pipeline.decode import ahead
+from jobs.ahead import ahead
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -6,11 +6,8 @@ they are wanted, and a chunk can be decoded on its own in any process. Costs one
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TypeVar
 
 import av
 import av.container
@@ -21,8 +18,6 @@ from pipeline.probe import open_stream, open_video
 from schemas.errors import InputError, InvariantError
 from schemas.media import FrameBatch, RgbArray, StreamIndex
 from schemas.plan import Chunk, FrameGrid
-
-T = TypeVar("T")
 
 STAND_IN_S = 2
 """How much older a decoded frame may be than a damaged one that it stands in for, in seconds."""
@@ -140,45 +135,3 @@ def to_rgb(frame: av.VideoFrame, rotation: int, grid: FrameGrid) -> RgbArray:
         return np.ascontiguousarray(upright)
     image = Image.fromarray(np.ascontiguousarray(upright))
     return np.asarray(image.resize((grid.width, grid.height), Image.Resampling.BICUBIC))
-
-
-def ahead(make: Callable[[], Iterable[T]], depth: int) -> Iterator[T]:
-    """Run an iterable in a thread, at most `depth` items ahead of its reader.
-
-    An error in the thread is raised in the reader; a reader that stops early stops the thread.
-    """
-    items: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def put(item: tuple[T | None, BaseException | None, bool]) -> bool:
-        while not stop.is_set():
-            try:
-                items.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def work() -> None:
-        try:
-            for value in make():
-                if not put((value, None, False)):
-                    return
-        except BaseException as error:  # noqa: BLE001 - handed to the reader, who raises it
-            put((None, error, True))
-        else:
-            put((None, None, True))
-
-    thread = threading.Thread(target=work, name="decode-ahead", daemon=True)
-    thread.start()
-    try:
-        while True:
-            value, error, last = items.get()
-            if error is not None:
-                raise error
-            if last:
-                return
-            yield value  # type: ignore[misc]  # only the last item carries no value
-    finally:
-        stop.set()
-        thread.join()

@@ -14,7 +14,6 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.decode import ahead
 from pipeline.probe import foreign_error, header_seconds, probe
 from sample_media.generate import HERE
 from schemas.errors import InputError
@@ -174,29 +173,3 @@ def test_every_error_of_the_decoder_library_has_a_way_through_the_border() -> No
         assert turned.reason in ("denied", "missing_file", "frame_too_large", "not_video")
         assert "0x" not in turned.message
         assert "secret" not in turned.message
-
-
-def test_an_error_ahead_reaches_the_reader() -> None:
-    def work() -> Iterator[int]:
-        yield 1
-        raise InputError("broken.", reason="decode_failed")
-
-    items = ahead(work, 2)
-    assert next(items) == 1
-    with pytest.raises(InputError, match="broken"):
-        next(items)
-
-
-def test_a_reader_that_stops_stops_the_work() -> None:
-    made: list[int] = []
-
-    def work() -> Iterator[int]:
-        for number in range(10**6):
-            made.append(number)
-            yield number
-
-    items = ahead(work, 3)
-    assert next(items) == 0
-    items.close()  # type: ignore[attr-defined]
-    assert len(made) <= 6
-    assert not any(thread.name == "decode-ahead" for thread in threading.enumerate())
