@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,9 @@ def payload(number: int) -> npt.NDArray[np.uint8]:
     return np.full(PAYLOAD_BYTES, number, dtype=np.uint8)
 
 
-def slow_stamp(_: int) -> float:
-    return time.time()
+def leave_mark(path: str) -> None:
+    with Path(path).open("ab") as file:
+        file.write(b"x")
 
 
 def sum_task(context: TaskContext, numbers: Sequence[int]) -> dict[str, Any]:
@@ -64,13 +66,13 @@ def payload_task(context: TaskContext, count: int) -> int:
     return sum(int(array[0]) for array in context.stream(payload, list(range(count)), lookahead=2))
 
 
-def ahead_task(context: TaskContext, count: int) -> float:
-    """The longest time that a helper's result was made before it was read, in reading steps."""
-    made = []
-    for stamp in context.stream(slow_stamp, list(range(count)), lookahead=2):
-        made.append((stamp, time.time()))
-        time.sleep(0.05)
-    return max(read - stamp for stamp, read in made)
+def ahead_task(context: TaskContext, path: str) -> int:
+    """The most helper results that were made and not yet read, while reading is slow."""
+    most = 0
+    for read, _ in enumerate(context.stream(leave_mark, [path] * 12, lookahead=2), start=1):
+        time.sleep(0.05)  # Time in which a stream without a bound would run far ahead.
+        most = max(most, Path(path).stat().st_size - read)
+    return most
 
 
 def exit_task(_: TaskContext, number: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,11 +52,11 @@ def test_a_tool_is_built_once_for_many_items(executor: Executor) -> None:
     assert len({result["tool"] for result in results if result}) == 1
 
 
-def test_little_is_made_before_it_is_read(executor: Executor) -> None:
-    (outcome,) = executor.run(helpers.ahead_task, [12], ignore)
+def test_little_is_made_before_it_is_read(executor: Executor, tmp_path: Path) -> None:
+    (outcome,) = executor.run(helpers.ahead_task, [str(tmp_path / "marks")], ignore)
     assert outcome.result is not None
-    # Three results may wait, each for one reading step of 0.05 s; twelve would wait half a second.
-    assert outcome.result < 0.4
+    # Two may wait, and a third may be finished and looking for a place.
+    assert outcome.result <= 3
 
 
 @pytest.fixture(scope="module")
