@@ -14,8 +14,14 @@ import yaml
 from rich.console import Console
 
 from jobs.cli import load_job
+from jobs.manifest import find_sources
 from jobs.session import run_job
 from jobs.show import open_output, read_frame
+from jobs.tools import load_facts
+from pipeline.plan import plan_job_video
+from pipeline.probe import probe
+from pipeline.questions import build_questions
+from pipeline.sampling import clip_span
 from pipeline.scoring import match_spans
 from sample_media.generate import EXPECTED, HERE
 from schemas.job import JobSpec
@@ -95,6 +101,22 @@ def test_every_time_was_seen_by_the_second_tool_too(rows: dict[str, pl.DataFrame
         assert float(end) == row["end_s"]
         assert row["uncertainty_s"] > 0
         assert 0 < row["confidence"] <= 1
+
+
+def test_every_time_was_really_sampled(job: JobSpec, rows: dict[str, pl.DataFrame]) -> None:
+    facts, counter = load_facts(job.model)
+    sampled: dict[str, set[int]] = {}
+    for source in find_sources(job.videos):
+        if source.uri in set(rows["videos"]["video_uri"]):
+            index = probe(source, "0" * 64)
+            questions = build_questions(job.queries, clip_span(index))
+            plan = plan_job_video(index, job, facts, counter, questions)
+            sampled[source.uri] = set(plan.sampling.frame_pts)
+            if plan.sampling.num_frames == 1:
+                sampled[source.uri].add(index.end_pts)
+    for row in rows["events"].iter_rows(named=True):
+        assert {row["start_pts"], row["end_pts"]} <= sampled[row["video_uri"]]
+        assert set(row["evidence_pts"]) <= sampled[row["video_uri"]]
 
 
 def test_times_are_on_the_files_own_clock(rows: dict[str, pl.DataFrame]) -> None:
