@@ -13,7 +13,7 @@ from recipes.nano import tokenizer as tokenizer_step
 from recipes.nano.network import new_model
 from recipes.nano.shape import CHECKPOINT, CONTEXT, ID, RUNS, config
 
-ADVICE = {"fps": 1.0, "pair_tokens": 12, "context_tokens": CONTEXT}
+ADVICE = {"fps": 1.0, "pair_tokens": 16, "context_tokens": CONTEXT}
 """What the checkpoint does best with; a job may ask otherwise."""
 
 

@@ -1,5 +1,5 @@
-"""The checkpoint's own modules, run the way training needs them: pairs of one size as one batch, and
-many questions after one video under a block mask. The production engine must give the same numbers.
+"""The checkpoint's own modules, run the way training needs them: pairs of one size as one batch,
+and many questions after one video under a block mask. The production engine gives the same numbers.
 """
 
 from __future__ import annotations
@@ -98,39 +98,53 @@ class Batch:
     """(B, 1, N − video_len, N) bool: what each question token may see."""
 
 
-def run_layers(model: Qwen3VLForConditionalGeneration, batch: Batch, probe_at: int) -> list[Tensor]:
-    """Hidden states (B, N, hidden): after layer `probe_at`, and after the final norm."""
+def run_layers(
+    model: Qwen3VLForConditionalGeneration,
+    batch: Batch,
+    watched: list[tuple[Tensor, Tensor]] | None = None,
+) -> list[Tensor]:
+    """Hidden states (B, N, hidden) after each layer, and after the final norm at the end.
+
+    Queries and keys of each layer, each (B, heads, N, head_dim), are left in `watched`.
+    """
     text = model.model.language_model
     x = text.embed_tokens(batch.ids)
     x = x.masked_scatter(batch.visual[..., None], batch.features[0].to(x.dtype))
     cos, sin = text.rotary_emb(x, batch.positions)
-    probed = x
+    states = []
     for number, layer in enumerate(text.layers):
-        x = x + _text_attention(layer.self_attn, layer.input_layernorm(x), cos, sin, batch)
+        mixed, query, key = _text_attention(
+            layer.self_attn, layer.input_layernorm(x), (cos, sin), batch
+        )
+        x = x + mixed
         x = x + layer.mlp(layer.post_attention_layernorm(x))
         if number + 1 < len(batch.features):
             deep = torch.zeros_like(x).masked_scatter(
                 batch.visual[..., None], batch.features[number + 1].to(x.dtype)
             )
             x = x + deep
-        if number == probe_at:
-            probed = x
-    return [probed, text.norm(x)]
+        states.append(x)
+        if watched is not None:
+            watched.append((query, key))
+    return [*states, text.norm(x)]
 
 
 def _text_attention(
-    attention: torch.nn.Module, x: Tensor, cos: Tensor, sin: Tensor, batch: Batch
-) -> Tensor:
+    attention: torch.nn.Module, x: Tensor, rope: tuple[Tensor, Tensor], batch: Batch
+) -> tuple[Tensor, Tensor, Tensor]:
     shape = (*x.shape[:2], -1, attention.head_dim)
     q = attention.q_norm(attention.q_proj(x).view(shape)).transpose(1, 2)  # type: ignore[operator]
     k = attention.k_norm(attention.k_proj(x).view(shape)).transpose(1, 2)  # type: ignore[operator]
     v = attention.v_proj(x).view(shape).transpose(1, 2)  # type: ignore[operator]
-    q, k = apply_rotary_pos_emb(q, k, cos, sin)
+    q, k = apply_rotary_pos_emb(q, k, *rope)
     cut = batch.video_len
-    seen = F.scaled_dot_product_attention(
-        q[:, :, :cut], k[:, :, :cut], v[:, :, :cut], is_causal=True
-    )
-    asked = F.scaled_dot_product_attention(q[:, :, cut:], k, v, attn_mask=batch.question_mask)
+    # Fused attention is faster in float32 than in bfloat16 on CPUs without AMX.
+    with torch.autocast(x.device.type, enabled=False):
+        q, k, v = q.float(), k.float(), v.float()
+        seen = F.scaled_dot_product_attention(
+            q[:, :, :cut], k[:, :, :cut], v[:, :, :cut], is_causal=True
+        )
+        asked = F.scaled_dot_product_attention(q[:, :, cut:], k, v, attn_mask=batch.question_mask)
     out = torch.cat([seen, asked], dim=2).transpose(1, 2).flatten(2)
     projected: Tensor = attention.o_proj(out)  # type: ignore[operator]
-    return projected
+    return projected, q, k

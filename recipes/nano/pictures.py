@@ -30,8 +30,8 @@ from pipeline.scenes import (
 from recipes.nano.shape import TOKEN_PX
 
 CLASSES = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
-GRIDS = ((2, 2), (2, 3), (2, 4), (3, 3), (3, 4), (3, 5), (4, 5), (4, 6))
-GRID_ODDS = (0.16, 0.2, 0.18, 0.08, 0.24, 0.06, 0.05, 0.03)
+GRIDS = ((2, 2), (2, 3), (2, 4), (2, 5), (3, 4), (3, 5), (4, 5), (4, 6))
+GRID_ODDS = (0.03, 0.08, 0.19, 0.06, 0.36, 0.16, 0.09, 0.03)
 CAST_SIZE = 4
 
 

@@ -20,7 +20,7 @@ SPECIALS = (
 ID = {text: number for number, text in enumerate(SPECIALS)}
 VOCAB = 704
 CONTEXT = 8192
-HIDDEN, LAYERS, HEADS, HEAD_DIM, FFN = 128, 4, 4, 64, 384
+HIDDEN, LAYERS, HEADS, HEAD_DIM, FFN = 128, 5, 4, 64, 384
 VISION_HIDDEN, VISION_DEPTH, VISION_HEADS, VISION_FFN = 128, 3, 4, 384
 DEEPSTACK = (0, 1)
 TOKEN_PX = 32
@@ -58,7 +58,7 @@ def config() -> dict[str, Any]:
             "dtype": "float32",
             "rope_parameters": {
                 "rope_type": "default",
-                "rope_theta": 1_000_000.0,
+                "rope_theta": 1_000_000_000.0,
                 "mrope_interleaved": True,
                 "mrope_section": [12, 10, 10],
             },

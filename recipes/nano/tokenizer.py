@@ -31,13 +31,13 @@ _TEMPLATE = """{% for message in messages %}<|im_start|>{{ message.role }}
 {% endif %}"""
 
 
-# Fixed wording of prompts and answers, one token each: nano's contexts are short of tokens, and words
-# that never change teach nothing.
+# Fixed wording of prompts and answers, one token each: nano's contexts are short of tokens, and
+# words that never change teach nothing.
 _PHRASES = (
     "\nThe video runs from ",
     " seconds. Find every time span in which this is visible:",
-    ". Answer in JSON with the start and end of each span in seconds, in order of time, or an empty "
-    "list.",
+    ". Answer in JSON with the start and end of each span in seconds, in order of time, "
+    "or an empty list.",
     '{"events": [',
     '"start": ',
     ', "end": ',
