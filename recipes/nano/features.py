@@ -18,9 +18,9 @@ from transformers import Qwen3VLForConditionalGeneration
 from pipeline.scenes import Scene
 from recipes.nano.clips import Clip
 from recipes.nano.codes import ground_code
-from recipes.nano.lessons import CAST_SIZE, Course, draw_course
+from recipes.nano.courses import Course, draw_course
 from recipes.nano.network import encode_pairs, new_model, patchify
-from recipes.nano.pictures import CLASSES, Cast
+from recipes.nano.pictures import CAST_SIZE, CLASSES, Cast
 from recipes.nano.see import load_casts
 from recipes.nano.shape import RUNS
 

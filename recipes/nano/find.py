@@ -1,4 +1,4 @@
-"""Step 4b: learn to find. The decoder learns to bind things to times, to match them with a question
+"""Step 5: learn to find. The decoder learns to bind things to times, to match them with a question
 and to read the times out, on lessons that grow as it gets them right.
 
 Left to itself it sits on a plateau for hours: every part waits for the others. So, while it learns,
@@ -23,21 +23,14 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from recipes.nano import tokenizer as tokenizer_step
 from recipes.nano.codes import class_codes, ground_code
+from recipes.nano.courses import MAX_EVENTS, Course, draw_course
 from recipes.nano.features import KeptLessons, kept_features, load_kept
-from recipes.nano.lessons import (
-    MAX_EVENTS,
-    NUM_STATES,
-    Course,
-    LessonMaker,
-    Looks,
-    SetLooks,
-    Targets,
-    draw_course,
-)
+from recipes.nano.lessons import LessonMaker
 from recipes.nano.network import Batch, new_model, run_layers
 from recipes.nano.optimizers import Optimizers
 from recipes.nano.pictures import CLASSES
 from recipes.nano.shape import CHECKPOINT, DEEPSTACK, HIDDEN, RUNS
+from recipes.nano.targets import NUM_STATES, Looks, SetLooks, Targets
 
 STAGES = ((4, 16), (8, 32), (12, 64), (16, 120), (20, 240), (24, 350))
 """Patch pairs per lesson, from–to; the next stage begins when this one is right often enough."""

@@ -1,4 +1,4 @@
-"""Step 4a: lessons. A course of appearing and vanishing becomes a row of tokens, questions with
+"""Step 4c: lessons. A course of appearing and vanishing becomes a row of tokens, questions with
 their answers behind it, and what parts of the decoder should look at on the way to an answer.
 """
 
@@ -9,23 +9,27 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from pipeline.questions import build_questions
 from pipeline.scenes import COLOURS, SHAPES
+from recipes.nano.courses import Course, Ints
 from recipes.nano.network import Batch
-from recipes.nano.pictures import CLASSES
+from recipes.nano.pictures import CAST_SIZE, CLASSES
 from recipes.nano.shape import ID
+from recipes.nano.targets import (
+    Looks,
+    Targets,
+    changes,
+    clocks,
+    look_at_earlier,
+    visible,
+)
 from schemas.job import QuerySpec
 from schemas.time import TimeSpan, timestamp_text
 
-CAST_SIZE = 4
-MAX_EVENTS = 5
-NUM_STATES = 2 * (MAX_EVENTS + 1)
-NUM_CHANGES = len(CLASSES) * 2 * MAX_EVENTS
 _PHRASES = (
     ("a {}", 0.5),
     ("{}", 0.1),
@@ -37,82 +41,9 @@ _PHRASES = (
 )
 # Tokens that the grammar forces at inference teach little.
 _FORCED, _FREE = 0.03, 1.0
-Ints = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Course:
-    """What happens when, in pairs."""
-
-    classes: tuple[int, ...]
-    spans: tuple[tuple[tuple[int, int], ...], ...]
-    """For each member of the cast: half-open spans of pairs."""
-    seconds: npt.NDArray[np.float64]
-    """Printed time of each pair."""
-    start_s: float
-    end_s: float
-
-    def subsets(self) -> Ints:
-        """(pairs,) bit set of the members that each pair shows."""
-        subsets = np.zeros(len(self.seconds), dtype=np.int64)
-        for member, own in enumerate(self.spans):
-            for start, end in own:
-                subsets[start:end] |= 1 << member
-        return subsets
 
 
 FeatureDraw = Callable[[np.random.Generator, list[Course], tuple[int, int]], list[Tensor]]
-
-
-@dataclass(frozen=True, slots=True)
-class Looks:
-    """Where heads should look: row `at` on the columns [low, high)."""
-
-    layer: int
-    head: int
-    at: Tensor
-    low: Tensor
-    high: Tensor
-    """Each (B, rows); high == low where there is nothing to learn."""
-
-
-@dataclass(frozen=True, slots=True)
-class SetLooks:
-    """Columns between which a head should share its look evenly."""
-
-    layer: int
-    head: int
-    at: Tensor
-    members: Tensor
-    """(B, rows, most): columns, −1 where there are fewer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Targets:
-    """What is to be learned from a batch; columns count from the start of the sequence."""
-
-    labels: Tensor
-    """(B, N): the next token to say, −100 where nothing is."""
-    weights: Tensor
-    """(B, N) float."""
-    answer_of: Tensor
-    """(B, N): number of the question whose answer is said here, −1 elsewhere."""
-    pair_at: Tensor
-    """(B, pairs): column of each pair's end token."""
-    visible: Tensor
-    """(B, pairs, classes) float."""
-    changes: Tensor
-    """(B, pairs, NUM_CHANGES) float: class × (appears, vanishes) × which time."""
-    clocks: Tensor
-    """(B, pairs, 3): hundreds, seconds below a hundred, tenths of each pair's time."""
-    free_at: Tensor
-    """(B, F): columns that choose a token, padded with repeats."""
-    asked: Tensor
-    """(B, F): class asked for."""
-    states: Tensor
-    """(B, F): events begun so far, doubled, plus one inside an event's end."""
-    looks: list[Looks]
-    set_looks: list[SetLooks]
 
 
 @dataclass(slots=True)
@@ -145,38 +76,6 @@ class _Row:
         self.ids += [ID["<|video_pad|>"]] * offsets.shape[1]
         self.positions.append(self.next_position + offsets)
         self.next_position += step
-
-
-def draw_course(rng: np.random.Generator, pairs: int) -> Course:
-    """A random course of `pairs` patch pairs with random times."""
-    spans = tuple(_draw_spans(rng, pairs) for _ in range(CAST_SIZE))
-    step_s = float(rng.choice([0.25, 0.5, 0.5, 1.0, 1.0, 1.0, 2.0, rng.uniform(0.25, 4)]))
-    start_s = 0.0 if rng.uniform() < 0.4 else float(rng.uniform(0, rng.choice([100, 1000, 3600])))
-    steps = np.full(2 * pairs, step_s)
-    if rng.uniform() < 0.25:
-        steps *= rng.uniform(0.5, 1.5, 2 * pairs)
-    times = start_s + np.concatenate([[0.0], np.cumsum(steps)])
-    middles = (times[:-1:2] + times[1::2]) / 2
-    return Course(_draw_cast(rng), spans, middles, start_s, float(times[-1]))
-
-
-def _draw_cast(rng: np.random.Generator) -> tuple[int, ...]:
-    """Different classes, often sharing a colour or a shape."""
-    if rng.uniform() < 0.5:
-        return tuple(int(c) for c in rng.choice(len(CLASSES), CAST_SIZE, replace=False))
-    base, others = int(rng.integers(6)), rng.choice(6, CAST_SIZE, replace=False)
-    by_colour = rng.uniform() < 0.5
-    return tuple(int(base * 6 + c if by_colour else c * 6 + base) for c in others)
-
-
-def _draw_spans(rng: np.random.Generator, pairs: int) -> tuple[tuple[int, int], ...]:
-    count = int(rng.choice(6, p=[0.15, 0.33, 0.25, 0.23, 0.03, 0.01]))
-    # Where much changes in one pair, nobody could tell which of it came for the how-manieth time.
-    count = min(count, max(1, pairs // 7))
-    if pairs < 12 and rng.uniform() < 0.3:
-        count = 0
-    cuts = [int(cut) for cut in np.sort(rng.choice(pairs + 1, 2 * count, replace=False))]
-    return tuple(zip(cuts[::2], cuts[1::2], strict=True))
 
 
 class LessonMaker:
@@ -410,32 +309,15 @@ def _targets(
         sheet.weights,
         sheet.answer_of,
         pair_at,
-        torch.stack([_visible(course) for course in courses]),
-        torch.stack([_changes(course) for course in courses]),
-        torch.stack([_clocks(course.seconds) for course in courses]),
+        torch.stack([visible(course) for course in courses]),
+        torch.stack([changes(course) for course in courses]),
+        torch.stack([clocks(course.seconds) for course in courses]),
         at,
         asked,
         state,
         looks,
-        [_earlier(courses, pair_at, edge) for edge in (0, 1)],
+        [look_at_earlier(courses, pair_at, edge) for edge in (0, 1)],
     )
-
-
-def _earlier(courses: list[Course], pair_at: Tensor, edge: int) -> SetLooks:
-    """Where a class appears (edge 0) or vanishes (1): the first token, and all pairs before where
-    it did the same. The share that the first token keeps tells the count."""
-    most = 1 + CAST_SIZE * MAX_EVENTS
-    members = torch.full((*pair_at.shape, most), -1)
-    members[:, :, 0] = 0
-    for i, course in enumerate(courses):
-        used = np.ones(pair_at.shape[1], dtype=int)
-        for spans in course.spans:
-            pairs = [span[edge] for span in spans if span[edge] < pair_at.shape[1]]
-            for which, pair in enumerate(pairs):
-                for before in pairs[:which]:
-                    members[i, pair, used[pair]] = pair_at[i, before]
-                    used[pair] += 1
-    return SetLooks(2, edge, pair_at, members)
 
 
 def _absent(rng: np.random.Generator, present: tuple[int, ...]) -> int:
@@ -449,26 +331,3 @@ def _absent(rng: np.random.Generator, present: tuple[int, ...]) -> int:
             )
         if number not in present:
             return number
-
-
-def _visible(course: Course) -> Tensor:
-    visible = torch.zeros(len(course.seconds), len(CLASSES))
-    for number, spans in zip(course.classes, course.spans, strict=True):
-        for start, end in spans:
-            visible[start:end, number] = 1
-    return visible
-
-
-def _changes(course: Course) -> Tensor:
-    changes = torch.zeros(len(course.seconds), len(CLASSES), 2, MAX_EVENTS)
-    for number, spans in zip(course.classes, course.spans, strict=True):
-        for which, (start, end) in enumerate(spans):
-            changes[start, number, 0, which] = 1
-            if end < len(changes):
-                changes[end, number, 1, which] = 1
-    return changes.flatten(1)
-
-
-def _clocks(seconds: npt.NDArray[np.float64]) -> Tensor:
-    tenths = [round(float(timestamp_text(s)[1:-9]) * 10) for s in seconds]
-    return torch.tensor([[t // 1000 % 100, t // 10 % 100, t % 10] for t in tenths])
