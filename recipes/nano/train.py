@@ -19,6 +19,11 @@ def steps(threads: int) -> list[tuple[str, list[str]]]:
         "--decline 0.85 --kept kept.pt --worded-share 0.25 --clip-share 0.5 --vision tower.pt "
         "--name final.pt"
     )
+    longer = (
+        "find --minutes 16 --start final.pt --keep-optimizer --stage 4 --lr 1e-3 --tokens 5000 "
+        "--decline 0.8 --kept kept.pt --worded-share 0.3 --clip-share 0.5 --vision tower.pt "
+        "--name long.pt"
+    )
     return [
         ("casts00200.pkl", ["bank", "--first", "100000", "--count", "240"]),
         ("clips00060.pkl", ["clips", "--count", "80"]),
@@ -26,7 +31,8 @@ def steps(threads: int) -> list[tuple[str, list[str]]]:
         ("kept.pt", ["features", *few]),
         ("worded.pt", ["find", "--minutes", "25", "--name", "worded.pt", *few]),
         ("final.pt", [*last.split(), *few]),
-        ("", ["export", "--run", "final.pt"]),
+        ("long.pt", [*longer.split(), *few]),
+        ("", ["export", "--run", "long.pt"]),
         ("", ["evaluate"]),
     ]
 
