@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from benchmarks._claim import claim
 from jobs.session import run_job
 from jobs.show import open_output, read_frame
 from pipeline.scenes import COLOURS, SHAPES, Scene, random_scene, spans_of
-from pipeline.scoring import Rate, match_spans
+from pipeline.scoring import Rate, Span, match_spans
 from sample_media.encode import Encoding, encode_scene
 from schemas.job import read_job
 
@@ -90,46 +90,75 @@ def find_all(clip: Clip, folder: Path) -> dict[str, list[tuple[float, float]]]:
     return found
 
 
+@dataclass(slots=True)
+class Tally:
+    """Counts over (clip, question) pairs; a hit is a temporal IoU of at least one half."""
+
+    hits: int = 0
+    num_truth: int = 0
+    num_found: int = 0
+    num_absent: int = 0
+    num_false_on_absent: int = 0
+    ious: list[float] = field(default_factory=list)
+
+    @property
+    def recall(self) -> Rate:
+        return Rate(self.hits, self.num_truth)
+
+    @property
+    def precision(self) -> Rate:
+        return Rate(self.hits, self.num_found)
+
+    @property
+    def false_on_absent(self) -> Rate:
+        return Rate(self.num_false_on_absent, self.num_absent)
+
+    def add(self, found: list[Span], truth: list[Span]) -> bool:
+        """Count one answer; whether it was wholly right."""
+        matched = match_spans(found, truth, 0.5)
+        self.ious += matched
+        self.hits += len(matched)
+        self.num_truth += len(truth)
+        self.num_found += len(found)
+        self.num_absent += not truth
+        self.num_false_on_absent += bool(found) and not truth
+        return len(matched) == len(truth) == len(found)
+
+
+def measure(clips: int, folder: Path, *, show: bool = False) -> Tally:
+    """Draw clips into `folder` (those already there are used), ask, and count."""
+    tally = Tally()
+    for number in range(clips):
+        clip = draw_clip(folder, number)
+        with tempfile.TemporaryDirectory() as output:
+            answers = find_all(clip, Path(output))
+        for thing, found in answers.items():
+            truth = spans_of(clip.scene, thing)
+            if not tally.add(found, truth) and show:
+                print(clip.path.name, clip.scene.background, thing, "truth", truth, "said", found)
+    return tally
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=40)
     parser.add_argument("--keep", default="", help="folder for the clips, used again next time")
-    parser.add_argument("--draw-only", action="store_true", help="make the clips and stop")
     parser.add_argument("--show", action="store_true", help="print every answer that is wrong")
     options = parser.parse_args()
     started = time.monotonic()
-    hits = num_truth = num_found = false_absent = num_absent = 0
-    ious: list[float] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(options.keep or name)
         folder.mkdir(parents=True, exist_ok=True)
-        for number in range(options.clips):
-            clip = draw_clip(folder, number)
-            if options.draw_only:
-                continue
-            for thing, spans in find_all(clip, Path(name)).items():
-                truth = spans_of(clip.scene, thing)
-                matched = match_spans(spans, truth, 0.5)
-                ious += matched
-                hits, num_truth = hits + len(matched), num_truth + len(truth)
-                num_found += len(spans)
-                num_absent += not truth
-                false_absent += bool(spans) and not truth
-                if options.show and len(matched) != max(len(truth), len(spans)):
-                    print(
-                        clip.path.name, clip.scene.background, thing, "truth", truth, "said", spans
-                    )
-    if options.draw_only:
-        return
+        tally = measure(options.clips, folder, show=options.show)
     pairs = options.clips * QUESTIONS_PER_CLIP
     print(f"{pairs} (clip, question) pairs, {time.monotonic() - started:.0f} s")
-    print(f"recall at IoU 0.5     {Rate(hits, num_truth)}")
-    print(f"precision at IoU 0.5  {Rate(hits, num_found)}")
-    print(f"false on absent       {Rate(false_absent, num_absent)}")
-    print(f"mean IoU of matches   {np.mean(ious) if ious else 0:.3f}")
-    claim("find_recall", Rate(hits, num_truth).value, 0.90)
-    claim("find_precision", Rate(hits, num_found).value, 0.90)
-    claim("find_false_on_absent", Rate(false_absent, num_absent).value, 0.02, at_most=True)
+    print(f"recall at IoU 0.5     {tally.recall}")
+    print(f"precision at IoU 0.5  {tally.precision}")
+    print(f"false on absent       {tally.false_on_absent}")
+    print(f"mean IoU of matches   {np.mean(tally.ious) if tally.ious else 0:.3f}")
+    claim("find_recall", tally.recall.value, 0.90)
+    claim("find_precision", tally.precision.value, 0.90)
+    claim("find_false_on_absent", tally.false_on_absent.value, 0.02, at_most=True)
 
 
 if __name__ == "__main__":
