@@ -92,8 +92,6 @@ def answer_unit(job: JobSpec, context: TaskContext, unit: Unit) -> VideoResult:
     def progress(seconds: float) -> None:
         context.report({"unit": unit.key, "seconds": seconds})
 
-    if unit.problem is not None:
-        return failed_result(unit, job, unit.problem)
     try:
         return run_video(unit.source, unit.video_id, job, context.tool, frames, progress)
     except LongtakeError as error:

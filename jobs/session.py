@@ -13,7 +13,15 @@ from jobs.executor import Executor, SerialExecutor
 from jobs.manifest import Manifest, Unit, build_manifest
 from jobs.progress import BatchProgress
 from jobs.provenance import gather_provenance, job_id, write_provenance
-from jobs.run_batch import BatchSummary, check_output, commit_unit, pending_units, run_units
+from jobs.run_batch import (
+    BatchSummary,
+    UnitDone,
+    check_output,
+    commit_unit,
+    failed_result,
+    pending_units,
+    run_units,
+)
 from jobs.tools import load_facts, model_maker
 from pipeline.commit_log import CommitLog
 from pipeline.plan import resolve_limits
@@ -57,16 +65,25 @@ def run_job(job: JobSpec, console: Console) -> BatchSummary:
         console.print(f"{left_out} holds the same bytes as {instead}; answered once.")
     summary = BatchSummary(num_kept=len(ready.manifest.units) - len(ready.pending))
     write_provenance(ready.log.folder, gather_provenance(job, ready.facts))
-    if ready.pending:
+    # What cannot be read needs no worker to say so.
+    for unit in ready.pending:
+        if unit.problem is not None:
+            _commit(UnitDone(unit, failed_result(unit, job, unit.problem)), ready, summary)
+    readable = tuple(unit for unit in ready.pending if unit.problem is None)
+    if readable:
         executor = start_executor(job)
         try:
-            console.print(
-                f"Reading {_count(ready.pending)} on {executor.describe()}.", soft_wrap=True
-            )
-            _run_pending(ready, executor, summary, console)
+            place = executor.describe()
+            console.print(f"Reading {_count(readable)} on {place}.", soft_wrap=True)
+            _run_readable(ready, readable, executor, summary, console)
         finally:
             executor.close()
     return summary
+
+
+def _commit(done: UnitDone, ready: Prepared, summary: BatchSummary) -> None:
+    commit_unit(done, ready.job, job_id(ready.job), ready.facts, ready.log)
+    summary.add(done.result)
 
 
 def _count(units: tuple[Unit, ...]) -> str:
@@ -85,15 +102,15 @@ def start_executor(job: JobSpec) -> Executor:
     )
 
 
-def _run_pending(
-    ready: Prepared, executor: Executor, summary: BatchSummary, console: Console
+def _run_readable(
+    ready: Prepared,
+    units: tuple[Unit, ...],
+    executor: Executor,
+    summary: BatchSummary,
+    console: Console,
 ) -> None:
-    name = job_id(ready.job)
-    seconds = {
-        unit.key: 0.0 if unit.problem else header_seconds(unit.source) for unit in ready.pending
-    }
+    seconds = {unit.key: header_seconds(unit.source) for unit in units}
     with BatchProgress(console, seconds) as progress:
-        for done in run_units(ready.job, ready.pending, executor, progress.on_report):
-            commit_unit(done, ready.job, name, ready.facts, ready.log)
-            summary.add(done.result)
+        for done in run_units(ready.job, units, executor, progress.on_report):
+            _commit(done, ready, summary)
             progress.on_end(done.unit.key)
