@@ -251,12 +251,16 @@ def _finish(summary: BatchSummary, job: JobSpec) -> None:
         console.print(f"failed: {message}", markup=False, soft_wrap=True)
     kept = f", {summary.num_kept} videos done before" if summary.num_kept else ""
     console.print(
-        f"{summary.num_events} events, {_counts(summary)}{kept}. Parquet: {job.output}/events",
+        f"{_events(summary.num_events)}, {_counts(summary)}{kept}. Parquet: {job.output}/events",
         markup=False,
         soft_wrap=True,
     )
     if summary.failures:
         raise typer.Exit(3)
+
+
+def _events(count: int) -> str:
+    return "1 event" if count == 1 else f"{count} events"
 
 
 def _counts(summary: BatchSummary) -> str:

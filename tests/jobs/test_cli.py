@@ -67,7 +67,7 @@ def test_find_prints_events_and_ends_well(longtake: Any, tmp_path: Path) -> None
     (row,) = [json.loads(line) for line in said.out.splitlines()]
     assert row["video_uri"].endswith("modern.mp4")
     assert row["start_s"] < row["end_s"]
-    assert "1 events" in said.err
+    assert "1 event, requests: 1 found. Parquet:" in " ".join(said.err.split())
 
 
 @pytest.mark.usefixtures("fake_model")
@@ -81,7 +81,7 @@ def test_failed_rows_end_with_three_and_one_sentence_each(longtake: Any, tmp_pat
     assert "missing.mp4 does not exist; check the path." in said.err
     assert "empty.mp4 is empty (0 bytes); copy it again." in said.err
     assert "not_a_video.mp4 is not a video that can be read" in said.err
-    assert "1 events" in said.err
+    assert "1 event, " in said.err
 
 
 @pytest.mark.usefixtures("fake_model")
