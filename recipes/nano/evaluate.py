@@ -15,6 +15,7 @@ import torch
 from model.engine import load_model
 from pipeline.run import chunk_work, decode_piece, run_video
 from pipeline.scenes import COLOURS, SHAPES, Scene, random_scene, spans_of
+from pipeline.scoring import temporal_iou
 from recipes.nano.clips import encode
 from recipes.nano.shape import CHECKPOINT, RUNS
 from schemas.events import VideoResult
@@ -63,15 +64,9 @@ class Tally:
         )
 
 
-def overlap(a: Span, b: Span) -> float:
-    """Temporal intersection over union."""
-    inside = min(a[1], b[1]) - max(a[0], b[0])
-    return max(0.0, inside) / (max(a[1], b[1]) - min(a[0], b[0]))
-
-
 def match(truth: list[Span], said: list[Span]) -> list[tuple[int, int]]:
     """Pairs that overlap by half or more, best first, each used once."""
-    scored = [(overlap(a, b), i, j) for i, a in enumerate(truth) for j, b in enumerate(said)]
+    scored = [(temporal_iou(a, b), i, j) for i, a in enumerate(truth) for j, b in enumerate(said)]
     used: list[tuple[int, int]] = []
     for score, i, j in sorted(scored, reverse=True):
         if score >= 0.5 and all(i != u and j != v for u, v in used):
