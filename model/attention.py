@@ -1,85 +1,92 @@
-"""Attention of a chunk's queries over a long cache, block by block, exact.
+"""Attention of a chunk's queries over a long cache, segment by segment, exact.
 
-Scores exist for one block of keys and one tile of queries at a time; blocks are merged by their
-log-sum-exp, so there is no mask tensor, no repeated key and no score matrix. Query heads that share
-a key head are folded into rows of one product. Softmax and sums are float32.
+Each query row keeps an unfinished softmax (`Running`) that goes from segment to segment and block
+to block, so there is no mask tensor, no repeated key and no score matrix. Query heads that share a
+key head are rows of one product. Softmax and sums are float32.
+
+Three ways through a segment, the fastest exact one that fits it: the fused kernel for pairs
+(`model.fused`), torch's own flash kernels on a GPU (`model.flash`), plain products elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from model.kv_cache import Segment
+from model.flash import add_flash, takes_flash
+from model.fused import add_fused
 from model.memory import ATTENTION_KEYS, ATTENTION_ROWS
+from model.running import Running
+from model.segments import Segment
 
 
-@dataclass(slots=True)
-class _Running:
-    """Softmax so far: largest score, sum of exponentials, weighted values; float32."""
+@dataclass(frozen=True, slots=True)
+class View:
+    """Query tokens [start, stop) look at one segment."""
 
-    peak: Tensor
-    total: Tensor
-    mixed: Tensor
-
-    @staticmethod
-    def start(rows: Tensor) -> _Running:
-        mixed = torch.zeros(rows.shape, dtype=torch.float32, device=rows.device)
-        total = mixed[..., :1].clone()
-        return _Running(torch.full_like(total, -torch.inf), total, mixed)
-
-    def add(self, scores: Tensor, values: Tensor) -> None:
-        """Merge one block: scores (kv heads, rows, keys) float32, values (kv heads, keys, dim)."""
-        peak = torch.maximum(self.peak, scores.amax(-1, keepdim=True))
-        weights = scores.sub_(peak).exp_()
-        keep = torch.exp(self.peak - peak)
-        self.total = self.total * keep + weights.sum(-1, keepdim=True)
-        self.mixed = self.mixed * keep + (weights.to(values.dtype) @ values).float()
-        self.peak = peak
+    start: int
+    stop: int
+    segment: Segment
+    limit: int | None = None
+    """Keys that the first of them sees, each later one a key more; None: all of them."""
 
 
-def attend(queries: Tensor, segments: Sequence[Segment], scale: float) -> Tensor:
-    """(heads, n, dim) queries of the n newest tokens over `segments`, the last of which holds
-    exactly those tokens' own keys and is seen causally. Returns (heads, n, dim)."""
+def attend(queries: Tensor, views: Sequence[View], kv_heads: int, scale: float) -> Tensor:
+    """(heads, n, dim) queries over what they look at; returns (n, heads × dim).
+
+    A token's first view must show it a key at least.
+    """
     heads, count, dim = queries.shape
-    kv_heads = segments[-1].keys.shape[0]
     group = heads // kv_heads
-    folded = (queries * scale).view(kv_heads, group, count, dim)
-    parts = []
-    for start in range(0, count, ATTENTION_ROWS):
-        stop = min(count, start + ATTENTION_ROWS)
-        rows = folded[:, :, start:stop].reshape(kv_heads, group * (stop - start), dim)
-        running = _Running.start(rows)
-        for segment in segments[:-1]:
-            for block in _blocks(segment, segment.keys.shape[1], rows.dtype):
-                running.add((rows @ block.keys.transpose(1, 2)).float(), block.values)
-        _add_own(running, rows, segments[-1], start, stop)
-        tile = (running.mixed / running.total).to(queries.dtype)
-        parts.append(tile.view(kv_heads, group, stop - start, dim))
-    return torch.cat(parts, dim=2).reshape(heads, count, dim)
+    folded = queries.view(kv_heads, group, count, dim).transpose(1, 2).flatten(1, 2).contiguous()
+    running = Running.start(folded, scale)
+    for view in views:
+        rows = slice(view.start * group, view.stop * group)
+        segment = view.segment
+        if segment.layout == "pairs":
+            add_fused(running, folded, rows, segment, limit=view.limit, group=group)
+        elif takes_flash(folded):
+            add_flash(running, folded, rows, segment, limit=view.limit, group=group)
+        else:
+            _add_blocks(running, folded, rows, segment, view.limit, group)
+    mixed = running.result().view(kv_heads, count, group * dim).transpose(0, 1)
+    return mixed.reshape(count, heads * dim).to(queries.dtype)
 
 
-def _add_own(running: _Running, rows: Tensor, own: Segment, start: int, stop: int) -> None:
-    """Query tokens start..stop of the chunk over the chunk itself, up to their own place."""
-    at = 0
-    for block in _blocks(own, stop, rows.dtype):
-        keys = block.keys.shape[1]
-        scores = (rows @ block.keys.transpose(1, 2)).float()
-        if at + keys > start + 1:
-            query_at = torch.arange(start, stop, device=rows.device)[:, None]
-            hidden = torch.arange(at, at + keys, device=rows.device)[None] > query_at
-            by_token = scores.view(scores.shape[0], -1, stop - start, keys)
-            by_token.masked_fill_(hidden, -torch.inf)
-        running.add(scores, block.values)
-        at += keys
+def _add_blocks(
+    running: Running,
+    queries: Tensor,
+    rows: slice,
+    segment: Segment,
+    limit: int | None,
+    group: int,
+) -> None:
+    """The plain way, in float32: one block of keys × one tile of rows at a time. A CPU that has no
+    bfloat16 products gains nothing from narrower ones."""
+    for first in range(0, segment.count, ATTENTION_KEYS):
+        stop = min(segment.count, first + ATTENTION_KEYS)
+        keys, values = segment.plain(first, stop, torch.float32)
+        for row in range(rows.start, rows.stop, ATTENTION_ROWS):
+            tile = slice(row, min(rows.stop, row + ATTENTION_ROWS))
+            seen = stop - first
+            if limit is not None:
+                seen = min(seen, limit + (tile.stop - 1 - rows.start) // group - first)
+            if seen <= 0:
+                continue
+            scores = queries[:, tile].float() @ keys[:, :seen].transpose(1, 2)
+            if limit is not None:
+                _hide(scores, limit + (row - rows.start) // group - first, row - rows.start, group)
+            running.add(tile, scores, values[:, :seen])
 
 
-def _blocks(segment: Segment, stop: int, dtype: torch.dtype) -> Iterator[Segment]:
-    for start in range(0, stop, ATTENTION_KEYS):
-        end = min(stop, start + ATTENTION_KEYS)
-        keys, values = segment.keys[:, start:end], segment.values[:, start:end]
-        # A cache may be narrower than the arithmetic: one block at a time is widened.
-        yield Segment(keys.to(dtype), values.to(dtype))
+def _hide(scores: Tensor, seen_by_first: int, row: int, group: int) -> None:
+    """Scores of keys that come after a row's own token; `row` counts from the view's first."""
+    count, keys = scores.shape[1:]
+    if keys <= seen_by_first:
+        return
+    rows = torch.arange(row, row + count, device=scores.device) // group - row // group
+    later = torch.arange(keys, device=scores.device)[None] >= seen_by_first + rows[:, None]
+    scores.masked_fill_(later, Running.HIDDEN)

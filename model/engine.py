@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.facts import Checkpoint, load_checkpoint
 from model.generate import GrammarTable, generate_answer
-from model.kv_cache import KvCache
+from model.kv_cache import CacheForm, KvCache
 from model.memory import RUNTIME_BYTES
 from model.positions import Cursor
 from model.prefill import run_tokens
@@ -85,6 +85,12 @@ class LoadedModel:
         self.weights = weights
         self.prefill_chunk = prefill_chunk
         self.vision = VisionEncoder(weights.vision, checkpoint.spec.vision)
+        self.cache_form = CacheForm(
+            checkpoint.spec.text,
+            torch.int8 if checkpoint.kv_dtype == "int8" else DTYPES[checkpoint.kv_dtype],
+            weights.dtype,
+            weights.layer_devices,
+        )
         vocab = weights.text.embed_tokens.weight.shape[0]
         self.grammars = GrammarTable(
             checkpoint.counter.tokenizer, vocab, min(checkpoint.counter.end_ids)
@@ -120,9 +126,8 @@ class LoadedModel:
 
     def new_cache(self, capacity: int) -> KvCache:
         """An empty cache of this checkpoint's geometry."""
-        dtype = DTYPES[self.checkpoint.kv_dtype]
         try:
-            return KvCache(self.checkpoint.spec.text, capacity, dtype, self.weights.device)
+            return KvCache(self.cache_form, capacity)
         except RuntimeError as error:  # what torch raises where the system refuses memory
             raise ResourceError(
                 f"a KV cache of {capacity} tokens could not be reserved ({error}); lower "

@@ -1,46 +1,106 @@
 """TimedTokens → KV cache, and hidden states where somebody reads them.
 
 Chunked equals unchunked: any slice, also through a frame, leaves the same cache and the same
-logits. The last layer computes only K and V for tokens that nobody reads.
+logits. Several lanes (forks of one session) go through the layers as one batch; what they share is
+attended once for all. The last layer computes only K and V for tokens that nobody reads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb
 
-from model.attention import attend
-from model.kv_cache import KvCache, Segment
+from model.attention import View, attend
+from model.kv_cache import KvCache
 from model.timeline import TimedTokens
 from model.weights import Weights
 
 
-@torch.inference_mode()
+@dataclass(frozen=True, slots=True)
+class LaneTokens:
+    """Tokens that one lane takes, and how many of their last hidden states are read."""
+
+    tokens: TimedTokens
+    cache: KvCache
+    read: int = 0
+
+
 def run_tokens(weights: Weights, tokens: TimedTokens, cache: KvCache, read: int) -> Tensor:
-    """Append `tokens` to the cache; returns the last `read` hidden states, (read, hidden), normed.
+    """Append `tokens` to one cache; returns the last `read` hidden states, (read, hidden), normed.
 
     With `read` 0 the last layer stops after its keys and values and nothing is returned.
     """
-    text = weights.text
+    return run_lanes(weights, [LaneTokens(tokens, cache, read)])
+
+
+@torch.inference_mode()
+def run_lanes(weights: Weights, lanes: Sequence[LaneTokens]) -> Tensor:
+    """Append to several lanes in one forward; returns the hidden states that are read, normed:
+    (sum of `read`, hidden), lane by lane. No two lanes may append to one cache."""
+    text, tokens = weights.text, _join([lane.tokens for lane in lanes])
     x = text.embed_tokens(tokens.ids.to(weights.device))
-    visual = tokens.visual.to(weights.device)
     if tokens.levels:
-        x[visual] = tokens.levels[0].to(x.device, x.dtype)
-    cos, sin = text.rotary_emb(x[None], tokens.positions[:, None].to(weights.device))
+        x[tokens.visual.to(x.device)] = tokens.levels[0].to(x.device, x.dtype)
+    rope = text.rotary_emb(x[None], tokens.positions[:, None].to(weights.device))
+    everything, ends = _every_row(lanes), _read_rows(lanes)
     last = len(text.layers) - 1
     for number, layer in enumerate(text.layers):
-        keep = read if number == last else len(x)
-        x = _run_layer(layer, number, x, (cos, sin), cache, keep)
-        if number + 1 < len(tokens.levels) and keep:
-            level = tokens.levels[number + 1].to(x.device, x.dtype)
-            shown = visual[len(visual) - keep :]
-            x[shown] += level[len(level) - int(shown.sum()) :]
-    cache.advance()
-    normed: Tensor = text.norm(x)
+        kept = ends if number == last else everything
+        x = _run_layer(layer, number, x.to(weights.layer_devices[number]), rope, lanes, kept)
+        if number + 1 < len(tokens.levels):
+            _add_level(x, tokens, number + 1, kept)
+    for lane in lanes:
+        lane.cache.advance()
+    normed: Tensor = text.norm(x.to(weights.last_device))
     return normed
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Which rows of a batch go on: some of the last ones of every lane."""
+
+    counts: tuple[int, ...]
+    index: Tensor | None
+    """Their numbers; None: every row."""
+
+
+def _every_row(lanes: Sequence[LaneTokens]) -> _Rows:
+    return _Rows(tuple(len(lane.tokens) for lane in lanes), None)
+
+
+def _read_rows(lanes: Sequence[LaneTokens]) -> _Rows:
+    ends = accumulate(len(lane.tokens) for lane in lanes)
+    spans = [torch.arange(end - lane.read, end) for lane, end in zip(lanes, ends, strict=True)]
+    return _Rows(tuple(lane.read for lane in lanes), torch.cat(spans))
+
+
+def _join(parts: Sequence[TimedTokens]) -> TimedTokens:
+    if len(parts) == 1:
+        return parts[0]
+    levels = zip(*(part.levels for part in parts if part.levels), strict=True)
+    return TimedTokens(
+        torch.cat([part.ids for part in parts]),
+        torch.cat([part.positions for part in parts], 1),
+        torch.cat([part.visual for part in parts]),
+        tuple(torch.cat(level) for level in levels),
+    )
+
+
+def _add_level(x: Tensor, tokens: TimedTokens, level: int, kept: _Rows) -> None:
+    """DeepStack: one more level of the visual tokens' features, to the rows that go on."""
+    features = tokens.levels[level].to(x.device, x.dtype)
+    visual = tokens.visual
+    if kept.index is not None:
+        shown = visual[kept.index]
+        features = features[(visual.cumsum(0) - 1)[kept.index][shown].to(x.device)]
+        visual = shown
+    x[visual.to(x.device)] += features
 
 
 def _run_layer(
@@ -48,34 +108,60 @@ def _run_layer(
     number: int,
     x: Tensor,
     rope: tuple[Tensor, Tensor],
-    cache: KvCache,
-    keep: int,
+    lanes: Sequence[LaneTokens],
+    kept: _Rows,
 ) -> Tensor:
-    """One decoder layer over (n, hidden); returns the last `keep` rows."""
+    """One decoder layer over (n, hidden); returns the rows that go on."""
     attention = layer.self_attn
-    rope = tuple(table.to(x.device) for table in rope)  # type: ignore[assignment]
+    cos, sin = (table.to(x.device) for table in rope)
     normed = layer.input_layernorm(x)
-    shape = (1, len(x), -1, attention.head_dim)
-    q = attention.q_norm(attention.q_proj(normed).view(shape)).transpose(1, 2)
-    k = attention.k_norm(attention.k_proj(normed).view(shape)).transpose(1, 2)
-    v = attention.v_proj(normed).view(shape).transpose(1, 2)
-    q, k = apply_rotary_pos_emb(q, k, *rope)
-    cache.append(number, k[0], v[0])
-    if keep == 0:
-        return x[:0]
-    # Rows that nobody reads need no attention; the rest see the same keys as before.
-    segments = cache.segments(number)
-    if keep < len(x):
-        segments = _split_last(segments, len(x) - keep)
-    mixed = attend(q[0, :, len(x) - keep :], segments, attention.scaling)
-    x = x[len(x) - keep :] + attention.o_proj(mixed.transpose(0, 1).flatten(1))
+    k = attention.k_norm(_heads(attention.k_proj(normed), attention.head_dim))
+    v = _heads(attention.v_proj(normed), attention.head_dim)[0]
+    k = _rotate(k, cos, sin)[0]
+    at = 0
+    for lane in lanes:
+        stop = at + len(lane.tokens)
+        lane.cache.append(number, k[:, at:stop], v[:, at:stop])
+        at = stop
+    if kept.index is not None:
+        index = kept.index.to(x.device)
+        x, normed, cos, sin = x[index], normed[index], cos[:, index], sin[:, index]
+    if len(x) == 0:
+        return x
+    q = attention.q_norm(_heads(attention.q_proj(normed), attention.head_dim))
+    q = _rotate(q, cos, sin)[0]
+    views = list(_views(number, lanes, kept))
+    x = x + attention.o_proj(attend(q, views, k.shape[0], attention.scaling))
     after: Tensor = x + layer.mlp(layer.post_attention_layernorm(x)[None])[0]
     return after
 
 
-def _split_last(segments: list[Segment], at: int) -> list[Segment]:
-    """The last segment cut in two, so that only the rows that are read see it causally."""
-    own = segments[-1]
-    head = Segment(own.keys[:, :at], own.values[:, :at])
-    tail = Segment(own.keys[:, at:], own.values[:, at:])
-    return [*segments[:-1], head, tail]
+def _heads(projected: Tensor, dim: int) -> Tensor:
+    """(n, heads × dim) → (1, heads, n, dim)."""
+    return projected.view(1, len(projected), -1, dim).transpose(1, 2)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    rotated: Tensor = apply_rotary_pos_emb(x, x[:, :1], cos, sin)[0]
+    return rotated
+
+
+def _views(layer: int, lanes: Sequence[LaneTokens], kept: _Rows) -> Iterator[View]:
+    """What the rows look at, the oldest first. Lanes side by side that share a cache look at it
+    together; each sees its own tokens up to its own place."""
+    ends = list(accumulate(kept.counts))
+    spans = list(zip([0, *ends], ends, lanes))  # noqa: B905 - one start too many
+    chains = [lane.cache.chain for lane in lanes]
+    for depth in range(max(map(len, chains))):
+        owners = [chain[depth] if depth < len(chain) else None for chain in chains]
+        for _, run in groupby(range(len(lanes)), key=lambda n: id(owners[n])):
+            mine = list(run)
+            cache, (start, _, lane), stop = owners[mine[0]], spans[mine[0]], spans[mine[-1]][1]
+            if cache is None or start == stop:
+                continue
+            limit = None
+            if cache is lane.cache:
+                limit = cache.own_tokens + len(lane.tokens) - (stop - start) + 1
+            for segment in cache.segments(layer):
+                yield View(start, stop, segment, limit)
+                limit = None if limit is None else limit - segment.count

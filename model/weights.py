@@ -40,6 +40,10 @@ class Weights:
         self.vision: Any = inner.visual
         self.device: torch.device = self.text.embed_tokens.weight.device
         self.dtype: torch.dtype = self.text.embed_tokens.weight.dtype
+        self.layer_devices: tuple[torch.device, ...] = tuple(
+            next(layer.parameters()).device for layer in self.text.layers
+        )
+        self.last_device: torch.device = self.text.norm.weight.device
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(n, hidden) → (n, vocabulary), float32."""
