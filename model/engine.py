@@ -6,15 +6,16 @@ A filling and a filled session are two types, so a half-filled one cannot be ask
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from itertools import count
 
 import psutil
 import torch
 from torch import Tensor
 
 from model.facts import Checkpoint, load_checkpoint
-from model.generate import GrammarTable, generate_answer
+from model.generate import GrammarTable, generate_answers, reply_of
 from model.kv_cache import KvCache
+from model.lanes import Step
 from model.memory import RUNTIME_BYTES
 from model.positions import Cursor
 from model.prefill import run_tokens
@@ -186,29 +187,39 @@ class Filled:
 
     def ask(self, questions: Sequence[Question]) -> list[Reply]:
         """Answer each question on its own fork of the session, in order."""
-        return [self._answer(question) for question in questions]
-
-    def _answer(self, question: Question) -> Reply:
-        layout = self._model.counter
-        prompt = layout.question_ids(question)
-        fork = Fork(self._model, self._cache, self._cursor, len(prompt) + question.max_tokens)
-        matcher = self._model.grammars.matcher(question)
-        made = generate_answer(fork.forward, prompt, matcher, question.max_tokens)
-        ids = [token for token in made.ids if token not in layout.end_ids]
-        text = layout.tokenizer.decode(ids)
-        return Reply(question.query_id, text, made.finish, len(made.ids), made.mean_logprob)
+        layout, grammars = self._model.counter, self._model.grammars
+        lanes = SessionLanes(self._model, self._cache, self._cursor)
+        made = generate_answers(lanes, questions, layout, grammars)
+        return [reply_of(q, answer, layout) for q, answer in zip(questions, made, strict=True)]
 
 
-class Fork:
-    """One question's own suffix behind the shared video."""
+class SessionLanes:
+    """Forks of a filled session, each with a cache and a cursor of its own."""
 
-    def __init__(self, model: LoadedModel, prefix: KvCache, cursor: Cursor, capacity: int) -> None:
+    def __init__(self, model: LoadedModel, prefix: KvCache, cursor: Cursor) -> None:
         self._model = model
-        self._cache = prefix.fork(capacity)
-        self._cursor = cursor
+        self._session = (prefix, cursor)
+        self._lanes: dict[int, tuple[KvCache, Cursor]] = {}
+        self._numbers = count()
 
-    def forward(self, ids: list[int]) -> Tensor:
-        """Append tokens; returns the (vocabulary,) logits behind the last."""
-        tokens, self._cursor = text_tokens(ids, self._cursor)
-        hidden: Any = run_tokens(self._model.weights, tokens, self._cache, read=1)
-        return self._model.weights.logits(hidden)[0]
+    def fork(self, capacity: int, lane: int | None = None) -> int:
+        """A new lane of up to `capacity` tokens behind the session or behind `lane`."""
+        cache, cursor = self._session if lane is None else self._lanes[lane]
+        number = next(self._numbers)
+        self._lanes[number] = (cache.fork(capacity), cursor)
+        return number
+
+    def run(self, steps: Sequence[Step]) -> list[Tensor]:
+        """Append to lanes; (read, vocabulary) float32 logits for each step."""
+        return [self._run(step) for step in steps]
+
+    def _run(self, step: Step) -> Tensor:
+        cache, cursor = self._lanes[step.lane]
+        tokens, cursor = text_tokens(step.ids, cursor)
+        hidden = run_tokens(self._model.weights, tokens, cache, read=step.read)
+        self._lanes[step.lane] = (cache, cursor)
+        return self._model.weights.logits(hidden)
+
+    def drop(self, lane: int) -> None:
+        """Free a lane."""
+        del self._lanes[lane]
