@@ -1,4 +1,4 @@
-"""Ways to spell an answer on one lane, token by token: under a grammar, or freely."""
+"""Ways to an answer on one lane: under a grammar, freely, or as a choice among options."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from llguidance import LLMatcher
 
-from model.lanes import Step
-from model.rounds import Look, Making, Seen
+from model.lanes import Lanes, Step
+from model.options import OptionIds
+from model.rounds import MAX_READS, Look, Making, Seen
 from schemas.errors import InvariantError
 from schemas.ports import Finish
 
@@ -75,6 +76,53 @@ def speak(
         ended = seen.token in ends
     mean = _mean([seen.logprob for seen in said])
     return Generated([seen.token for seen in said], "complete" if ended else "truncated", mean)
+
+
+def choose(lanes: Lanes, lane: int, prompt_ids: list[int], options: OptionIds) -> Making[Generated]:
+    """The likeliest option; its `mean_logprob` is the log of its share among all of them."""
+    scores = yield from score_options(lanes, lane, prompt_ids, options)
+    best = int(np.argmax(scores))
+    share = min(0.0, scores[best] - float(np.logaddexp.reduce(scores)))
+    return Generated([*options.prefix, *options.rests[best]], "complete", share)
+
+
+def score_options(
+    lanes: Lanes, lane: int, prompt_ids: list[int], options: OptionIds
+) -> Making[list[float]]:
+    """Natural-log probability of each option behind the prompt, as the sum over its tokens.
+
+    The prompt and what all answers begin with are run once; each option is a fork behind them.
+    """
+    first = tuple((0, rest[0]) for rest in options.rests)
+    [seen] = yield [Look(Step(lane, [*prompt_ids, *options.prefix]), given=first)]
+    scores = [token.logprob for token in seen]
+    for group in _fitting([n for n, rest in enumerate(options.rests) if len(rest) > 1], options):
+        forks: list[int] = []
+        try:
+            looks = []
+            for rest in (options.rests[number] for number in group):
+                forks.append(lanes.fork(len(rest) - 1, lane))
+                step = Step(forks[-1], rest[:-1], len(rest) - 1)
+                looks.append(Look(step, given=tuple(enumerate(rest[1:]))))
+            for number, tokens in zip(group, (yield looks), strict=True):
+                scores[number] += sum(token.logprob for token in tokens)
+        finally:
+            for fork in forks:
+                lanes.drop(fork)
+    return scores
+
+
+def _fitting(numbers: list[int], options: OptionIds) -> list[list[int]]:
+    """Options in groups that one round reads; mostly there is one."""
+    groups: list[list[int]] = []
+    reads = 0
+    for number in numbers:
+        reads += len(options.rests[number]) - 1
+        if not groups or reads > MAX_READS:
+            groups.append([])
+            reads = len(options.rests[number]) - 1
+        groups[-1].append(number)
+    return groups
 
 
 def _mean(logprobs: list[float]) -> float:

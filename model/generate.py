@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from llguidance import LLMatcher, LLTokenizer
 
-from model.decoding import Generated, speak, write
+from model.decoding import Generated, choose, speak, write
 from model.grammar import build_grammar
 from model.lanes import Lanes
 from model.prompt import PromptLayout
@@ -53,9 +53,11 @@ def reply_of(question: Question, made: Generated, layout: PromptLayout) -> Reply
 def _answer(
     lanes: Lanes, question: Question, layout: PromptLayout, grammars: GrammarTable
 ) -> Making[Generated]:
-    lane = lanes.fork(layout.question_tokens(question))
+    prompt, lane = layout.question_ids(question), lanes.fork(layout.lane_tokens(question))
     try:
-        prompt, matcher = layout.question_ids(question), grammars.matcher(question)
+        if question.form == "choice":
+            return (yield from choose(lanes, lane, prompt, layout.option_ids(question)))
+        matcher = grammars.matcher(question)
         return (yield from write(lane, prompt, matcher, question.max_tokens))
     finally:
         lanes.drop(lane)

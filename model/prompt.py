@@ -11,6 +11,7 @@ is asked for. Imports no torch.
 
 from __future__ import annotations
 
+from model.options import OptionIds, split_options
 from model.spec import CheckpointSpec
 from model.tokenizer import TextTokenizer
 from schemas.ports import Question
@@ -54,5 +55,17 @@ class PromptLayout:
     def pair_tokens(self, text: str, visual_tokens: int) -> int:
         return len(self.tokenizer.encode(text)) + 2 + visual_tokens
 
-    def question_tokens(self, question: Question) -> int:
+    def option_ids(self, question: Question) -> OptionIds:
+        """The answers of a choice."""
+        return split_options(self.tokenizer.encode, question.options)
+
+    def lane_tokens(self, question: Question) -> int:
+        """The question with the longest answer on its own lane; options fork behind that."""
+        if question.form == "choice":
+            return len(self.question_ids(question)) + len(self.option_ids(question).prefix)
         return len(self.question_ids(question)) + question.max_tokens
+
+    def question_tokens(self, question: Question) -> int:
+        """All tokens that a question may take, every option's included."""
+        forks = self.option_ids(question).rests if question.form == "choice" else ()
+        return self.lane_tokens(question) + sum(len(rest) for rest in forks)

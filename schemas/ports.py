@@ -15,6 +15,7 @@ from schemas.media import FrameBatch
 from schemas.plan import MemoryNeed, VideoPlan
 
 Finish = Literal["complete", "truncated"]
+Form = Literal["events", "text", "choice"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +32,12 @@ class Question:
 
     query_id: str
     text: str
-    form: Literal["events", "text"]
+    form: Form
     fields: tuple[EventField, ...] = ()
     max_tokens: int = 512
-    """Longest answer; a longer one ends as `truncated`."""
+    """Longest answer; a longer one ends as `truncated`. A choice is scored, not decoded."""
+    options: tuple[str, ...] = ()
+    """What a choice is made among: two or more, all different."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,8 @@ class Reply:
     num_tokens: int
     """Tokens of the answer, forced literals included."""
     mean_logprob: float
-    """Mean natural-log probability of the tokens that the model was free to choose; 0 if none."""
+    """Mean natural-log probability of the tokens that the model was free to choose; 0 if none. Of a
+    choice: the natural log of the option's probability, where those of all options sum to 1."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,16 @@ def test_counts_are_what_is_fed(tiny: Tiny) -> None:
     assert layout.question_tokens(question) == len(layout.question_ids(question)) + 77
 
 
+def test_a_choice_is_counted_with_all_its_options(tiny: Tiny) -> None:
+    layout = load_checkpoint(str(tiny.folder)).counter
+    options = ("a bar", "a line", "none")
+    question = Question("q", TEXT, "choice", max_tokens=7000, options=options)
+    prompt, ids = len(layout.question_ids(question)), layout.option_ids(question)
+    assert layout.lane_tokens(question) == prompt + len(ids.prefix)
+    whole = sum(len(layout.tokenizer.encode(f'{{"answer": "{option}"}}')) for option in options)
+    assert layout.question_tokens(question) == prompt + whole - 2 * len(ids.prefix)
+
+
 def test_a_question_cannot_speak_in_special_tokens(tiny: Tiny) -> None:
     """A job file is untrusted: it may not end its own turn or claim frames."""
     layout = load_checkpoint(str(tiny.folder)).counter
