@@ -21,6 +21,7 @@ class Generated:
     ids: list[int]
     finish: Finish
     mean_logprob: float
+    num_think_tokens: int = 0
 
 
 def write(
@@ -76,6 +77,20 @@ def speak(
         ended = seen.token in ends
     mean = _mean([seen.logprob for seen in said])
     return Generated([seen.token for seen in said], "complete" if ended else "truncated", mean)
+
+
+def think(
+    lane: int, prompt_ids: list[int], ends: frozenset[int], closing: list[int], max_tokens: int
+) -> Making[tuple[list[int], int]]:
+    """Let the model think freely until one of `ends`, at most `max_tokens`.
+
+    Returns the tokens that are to be run before the answer, `closing` last, and the number thought.
+    """
+    thought = yield from speak(lane, prompt_ids, ends, max_tokens)
+    if thought.finish == "complete":
+        # The end itself was chosen and not run: `closing` says it, whichever it was.
+        return closing, len(thought.ids) - 1
+    return [*(thought.ids[-1:] or prompt_ids), *closing], len(thought.ids)
 
 
 def choose(lanes: Lanes, lane: int, prompt_ids: list[int], options: OptionIds) -> Making[Generated]:

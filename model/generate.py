@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from llguidance import LLMatcher, LLTokenizer
 
-from model.decoding import Generated, choose, speak, write
+from model.decoding import Generated, choose, speak, think, write
 from model.grammar import build_grammar
 from model.lanes import Lanes
 from model.prompt import PromptLayout
@@ -47,18 +48,34 @@ def generate_free(
 def reply_of(question: Question, made: Generated, layout: PromptLayout) -> Reply:
     """The answer as text."""
     text = layout.tokenizer.decode([token for token in made.ids if token not in layout.end_ids])
-    return Reply(question.query_id, text, made.finish, len(made.ids), made.mean_logprob)
+    return Reply(
+        question.query_id,
+        text,
+        made.finish,
+        len(made.ids),
+        made.mean_logprob,
+        made.num_think_tokens,
+    )
 
 
 def _answer(
     lanes: Lanes, question: Question, layout: PromptLayout, grammars: GrammarTable
 ) -> Making[Generated]:
-    prompt, lane = layout.question_ids(question), lanes.fork(layout.lane_tokens(question))
+    lane = lanes.fork(layout.lane_tokens(question))
     try:
+        waiting, num_thought = layout.question_ids(question), 0
+        if layout.thinks:
+            closing = layout.end_think_ids()
+            ends = layout.end_ids | {closing[0]}
+            waiting, num_thought = yield from think(
+                lane, waiting, ends, closing, question.think_tokens
+            )
         if question.form == "choice":
-            return (yield from choose(lanes, lane, prompt, layout.option_ids(question)))
-        matcher = grammars.matcher(question)
-        return (yield from write(lane, prompt, matcher, question.max_tokens))
+            made = yield from choose(lanes, lane, waiting, layout.option_ids(question))
+        else:
+            matcher = grammars.matcher(question)
+            made = yield from write(lane, waiting, matcher, question.max_tokens)
+        return replace(made, num_think_tokens=num_thought)
     finally:
         lanes.drop(lane)
 

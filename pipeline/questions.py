@@ -36,7 +36,15 @@ def _build(query: QuerySpec, span: TimeSpan) -> Question:
         for name, form in query.fields.items()
     )
     form, asked = _ask(query, fields)
-    return Question(query.id, words + asked, form, fields, query.max_answer_tokens, query.options)
+    return Question(
+        query.id,
+        words + asked,
+        form,
+        fields,
+        max_tokens=query.max_answer_tokens,
+        options=query.options,
+        think_tokens=query.max_think_tokens,
+    )
 
 
 def _ask(query: QuerySpec, fields: tuple[EventField, ...]) -> tuple[Form, str]:

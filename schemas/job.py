@@ -118,6 +118,8 @@ class QuerySpec(_Strict):
     """The answers that an `ask` query may have. They are scored, not decoded, so
     `max_answer_tokens` does not matter."""
     max_answer_tokens: Tokens = 512
+    max_think_tokens: Tokens = 4096
+    """Longest thought before the answer; only Thinking checkpoints have one."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> QuerySpec:

@@ -38,6 +38,8 @@ class Question:
     """Longest answer; a longer one ends as `truncated`. A choice is scored, not decoded."""
     options: tuple[str, ...] = ()
     """What a choice is made among: two or more, all different."""
+    think_tokens: int = 0
+    """Longest thought before the answer, of checkpoints that think; a longer one is ended there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +50,12 @@ class Reply:
     text: str
     finish: Finish
     num_tokens: int
-    """Tokens of the answer, forced literals included."""
+    """Tokens of the answer, forced literals included; a thought before it is not."""
     mean_logprob: float
     """Mean natural-log probability of the tokens that the model was free to choose; 0 if none. Of a
     choice: the natural log of the option's probability, where those of all options sum to 1."""
+    num_think_tokens: int = 0
+    """Tokens of the thought before the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,8 @@ class PromptCounter(Protocol):
         ...
 
     def question_tokens(self, question: Question) -> int:
-        """The question with the turn around it and the longest answer it may get."""
+        """The question with the turn around it, the longest thought and answer it may get, and all
+        its options."""
         ...
 
 
