@@ -1,31 +1,25 @@
-"""The loaded model behind the ports: begin a session, feed it chunks, finish it, ask.
-
-A filling and a filled session are two types, so a half-filled one cannot be asked.
-"""
+"""The loaded model behind the ports: begin a session or take up a saved one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
 import psutil
 import torch
-from torch import Tensor
 
 from model.facts import Checkpoint, load_checkpoint
-from model.generate import GrammarTable, generate_answer
+from model.generate import GrammarTable
 from model.kv_cache import CacheForm, KvCache
 from model.memory import RUNTIME_BYTES
-from model.positions import Cursor
 from model.prefill import run_tokens
 from model.prompt import PromptLayout
-from model.timeline import TimedTokens, text_tokens, video_tokens
+from model.session import Filling
+from model.timeline import TimedTokens
 from model.vision import VisionEncoder
 from model.weights import DTYPES, Weights, load_weights
 from schemas.errors import InvariantError, ResourceError
-from schemas.media import FrameBatch
 from schemas.plan import VideoPlan
-from schemas.ports import ModelFacts, Question, Reply
+from schemas.ports import ModelFacts
 
 _HEADROOM = 0.95
 """Share of the free memory that a session may be planned to take."""
@@ -87,7 +81,7 @@ class LoadedModel:
         self.vision = VisionEncoder(weights.vision, checkpoint.spec.vision)
         self.cache_form = CacheForm(
             checkpoint.spec.text,
-            torch.int8 if checkpoint.kv_dtype == "int8" else DTYPES[checkpoint.kv_dtype],
+            DTYPES[checkpoint.kv_dtype],
             weights.dtype,
             weights.layer_devices,
         )
@@ -106,6 +100,19 @@ class LoadedModel:
 
     def begin(self, plan: VideoPlan) -> Filling:
         """Reserve the KV cache for `plan`. Raises ResourceError when memory is short."""
+        self._check(plan)
+        return Filling.start(self, plan)
+
+    def resume(self, plan: VideoPlan, path: Path, video_id: str) -> Filling:
+        """Take up a session that `save` wrote, as far as it was filled.
+
+        Raises ConfigError where it is of another model, another video or another plan, and
+        ResourceError when memory is short.
+        """
+        self._check(plan)
+        return Filling.resume(self, plan, path, video_id)
+
+    def _check(self, plan: VideoPlan) -> None:
         if plan.sampling.grid.token_px != self.facts.token_px:
             raise InvariantError(
                 f"the plan's tokens cover {plan.sampling.grid.token_px} pixels a side; those of "
@@ -122,7 +129,6 @@ class LoadedModel:
                 "model.context, model.prefill_chunk or sampling.fps.",
                 reason="out_of_memory",
             )
-        return Filling(self, plan)
 
     def new_cache(self, capacity: int) -> KvCache:
         """An empty cache of this checkpoint's geometry."""
@@ -140,80 +146,3 @@ class LoadedModel:
         for start in range(0, len(tokens), self.prefill_chunk):
             stop = min(len(tokens), start + self.prefill_chunk)
             run_tokens(self.weights, tokens.slice(start, stop), cache, read=0)
-
-
-class Filling:
-    """A session that takes chunks in order."""
-
-    def __init__(self, model: LoadedModel, plan: VideoPlan) -> None:
-        self._model = model
-        self._plan = plan
-        self._next_chunk = 0
-        self._cache = model.new_cache(plan.prefix_tokens + plan.video_tokens)
-        prefix, self._cursor = text_tokens(model.counter.prefix_ids(), Cursor())
-        model.prefill(prefix, self._cache)
-
-    def feed(self, frames: FrameBatch) -> None:
-        """Encode and prefill the next chunk; its features are dropped at once."""
-        if frames.chunk_index != self._next_chunk or self._next_chunk == len(self._plan.chunks):
-            raise InvariantError(
-                f"chunk {frames.chunk_index} came where chunk {self._next_chunk} of "
-                f"{len(self._plan.chunks)} was due."
-            )
-        chunk, grid = self._plan.chunks[self._next_chunk], self._plan.sampling.grid
-        if frames.rgb.shape[:3] != (2 * len(chunk.pairs), grid.height, grid.width):
-            raise InvariantError(f"frames of {frames.rgb.shape} do not fit the plan's chunk.")
-        if frames.frame_pts != chunk.frame_pts:
-            raise InvariantError(f"chunk {chunk.index} has other pts than the plan's.")
-        features = self._model.vision.encode(frames.rgb)
-        tokens, self._cursor = video_tokens(
-            chunk.pairs, grid, features, self._model.counter, self._cursor
-        )
-        self._model.prefill(tokens, self._cache)
-        self._next_chunk += 1
-
-    def finish(self) -> Filled:
-        """The whole video is in. Raises InvariantError where chunks are missing."""
-        if self._next_chunk != len(self._plan.chunks):
-            raise InvariantError(
-                f"{self._next_chunk} of {len(self._plan.chunks)} chunks were fed; feed the rest."
-            )
-        return Filled(self._model, self._cache, self._cursor)
-
-
-class Filled:
-    """A whole video in the cache, ready for questions."""
-
-    def __init__(self, model: LoadedModel, cache: KvCache, cursor: Cursor) -> None:
-        self._model = model
-        self._cache = cache
-        self._cursor = cursor
-
-    def ask(self, questions: Sequence[Question]) -> list[Reply]:
-        """Answer each question on its own fork of the session, in order."""
-        return [self._answer(question) for question in questions]
-
-    def _answer(self, question: Question) -> Reply:
-        layout = self._model.counter
-        prompt = layout.question_ids(question)
-        fork = Fork(self._model, self._cache, self._cursor, len(prompt) + question.max_tokens)
-        matcher = self._model.grammars.matcher(question)
-        made = generate_answer(fork.forward, prompt, matcher, question.max_tokens)
-        ids = [token for token in made.ids if token not in layout.end_ids]
-        text = layout.tokenizer.decode(ids)
-        return Reply(question.query_id, text, made.finish, len(made.ids), made.mean_logprob)
-
-
-class Fork:
-    """One question's own suffix behind the shared video."""
-
-    def __init__(self, model: LoadedModel, prefix: KvCache, cursor: Cursor, capacity: int) -> None:
-        self._model = model
-        self._cache = prefix.fork(capacity)
-        self._cursor = cursor
-
-    def forward(self, ids: list[int]) -> Tensor:
-        """Append tokens; returns the (vocabulary,) logits behind the last."""
-        tokens, self._cursor = text_tokens(ids, self._cursor)
-        hidden: Any = run_tokens(self._model.weights, tokens, self._cache, read=1)
-        return self._model.weights.logits(hidden)[0]

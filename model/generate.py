@@ -1,35 +1,20 @@
-"""Filled cache + question → answer text. Greedy, under the question's grammar.
-
-Text that the grammar forces is appended in one forward; the model is asked only where it may
-choose.
-"""
+"""Filled session + questions → answers: greedy, in each question's form, all side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 
-import numpy as np
-import torch
 from llguidance import LLMatcher, LLTokenizer
-from torch import Tensor
 
+from model.decoding import Generated, choose, speak, think, write
 from model.grammar import build_grammar
+from model.lanes import Lanes
+from model.prompt import PromptLayout
+from model.rounds import Making, run_together
 from model.tokenizer import TextTokenizer
 from schemas.errors import InvariantError
-from schemas.ports import Finish, Question
-
-Forward = Callable[[list[int]], Tensor]
-"""Appends tokens to a fork and returns the (vocabulary,) logits behind them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """Tokens of one answer and how it ended."""
-
-    ids: list[int]
-    finish: Finish
-    mean_logprob: float
+from schemas.ports import Question, Reply
 
 
 class GrammarTable:
@@ -46,63 +31,60 @@ class GrammarTable:
         return matcher
 
 
-def generate_answer(
-    forward: Forward, prompt_ids: list[int], matcher: LLMatcher, max_tokens: int
-) -> Generated:
-    """Decode one answer until its grammar is complete or `max_tokens` are out."""
-    ids: list[int] = []
-    logprobs: list[float] = []
-    waiting = list(prompt_ids)
-    while not matcher.is_stopped():
-        forced = matcher.compute_ff_tokens()
-        if len(forced) > max_tokens - len(ids):
-            ids += forced[: max_tokens - len(ids)]
-            break
-        if forced:
-            matcher.consume_tokens(forced)
-            ids += forced
-            waiting += forced
-            continue
-        if len(ids) >= max_tokens:
-            break
-        logits = forward(waiting)
-        allowed = _allowed(matcher, len(logits), logits.device)
-        # Probabilities among what the grammar allows: how sure the model is of this answer rather
-        # than of another one that could have been given here.
-        scores = torch.log_softmax(logits.masked_fill(~allowed, -torch.inf), dim=-1)
-        token = int(scores.argmax())
-        if allowed.sum() > 1:
-            logprobs.append(float(scores[token]))
-        matcher.consume_token(token)
-        ids.append(token)
-        waiting = [token]
-    if matcher.is_error():
-        raise InvariantError(f"an answer left its grammar: {matcher.get_error()}")
-    complete = matcher.is_stopped() or matcher.is_accepting()
-    mean = float(np.mean(logprobs)) if logprobs else 0.0
-    return Generated(ids, "complete" if complete else "truncated", mean)
+def generate_answers(
+    lanes: Lanes, questions: Sequence[Question], layout: PromptLayout, grammars: GrammarTable
+) -> list[Generated]:
+    """Answer every question on a lane of its own; in the order of the questions."""
+    return run_together(lanes, [_answer(lanes, q, layout, grammars) for q in questions])
 
 
 def generate_free(
-    forward: Forward, prompt_ids: list[int], ends: frozenset[int], max_tokens: int
+    lanes: Lanes, prompt_ids: list[int], ends: frozenset[int], max_tokens: int
 ) -> Generated:
     """Greedy without a grammar, up to an end token: the plain loop that libraries run."""
-    ids: list[int] = []
-    logprobs: list[float] = []
-    waiting = list(prompt_ids)
-    while len(ids) < max_tokens:
-        scores = torch.log_softmax(forward(waiting), dim=-1)
-        token = int(scores.argmax())
-        logprobs.append(float(scores[token]))
-        ids.append(token)
-        if token in ends:
-            return Generated(ids, "complete", float(np.mean(logprobs)))
-        waiting = [token]
-    return Generated(ids, "truncated", float(np.mean(logprobs)))
+    return run_together(lanes, [_free(lanes, prompt_ids, ends, max_tokens)])[0]
 
 
-def _allowed(matcher: LLMatcher, vocab: int, device: torch.device) -> Tensor:
-    """(vocabulary,) bool: tokens that may come next."""
-    words = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
-    bits = np.unpackbits(words, bitorder="little")[:vocab].astype(bool)
-    return torch.from_numpy(bits).to(device)
+def reply_of(question: Question, made: Generated, layout: PromptLayout) -> Reply:
+    """The answer as text."""
+    text = layout.tokenizer.decode([token for token in made.ids if token not in layout.end_ids])
+    return Reply(
+        question.query_id,
+        text,
+        made.finish,
+        len(made.ids),
+        made.mean_logprob,
+        made.num_think_tokens,
+    )
+
+
+def _answer(
+    lanes: Lanes, question: Question, layout: PromptLayout, grammars: GrammarTable
+) -> Making[Generated]:
+    lane = lanes.fork(layout.lane_tokens(question))
+    try:
+        waiting, num_thought = layout.question_ids(question), 0
+        if layout.thinks:
+            closing = layout.end_think_ids()
+            ends = layout.end_ids | {closing[0]}
+            waiting, num_thought = yield from think(
+                lane, waiting, ends, closing, question.think_tokens
+            )
+        if question.form == "choice":
+            made = yield from choose(lanes, lane, waiting, layout.option_ids(question))
+        else:
+            matcher = grammars.matcher(question)
+            made = yield from write(lane, waiting, matcher, question.max_tokens)
+        return replace(made, num_think_tokens=num_thought)
+    finally:
+        lanes.drop(lane)
+
+
+def _free(
+    lanes: Lanes, prompt_ids: list[int], ends: frozenset[int], max_tokens: int
+) -> Making[Generated]:
+    lane = lanes.fork(len(prompt_ids) + max_tokens)
+    try:
+        return (yield from speak(lane, prompt_ids, ends, max_tokens))
+    finally:
+        lanes.drop(lane)

@@ -37,12 +37,17 @@ class TextTokenizer:
 
     def token_id(self, token: str) -> int:
         """Id of one special token. Raises ConfigError where the vocabulary lacks it."""
-        number = self._tokenizer.token_to_id(token)
+        number = self.find_token(token)
         if number is None:
             raise ConfigError(
                 f"{self.path} does not know {token!r}; it is not a Qwen3-VL tokenizer."
             )
-        return int(number)
+        return number
+
+    def find_token(self, token: str) -> int | None:
+        """Id of what is one token by name, None where the vocabulary lacks it."""
+        number = self._tokenizer.token_to_id(token)
+        return None if number is None else int(number)
 
     def json(self) -> str:
         """The tokenizer as its own file's text."""

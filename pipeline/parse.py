@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
@@ -133,12 +133,10 @@ def _failed(reply: Reply, query: QuerySpec) -> RequestRow:
 
 def _parse_text(reply: Reply, query: QuerySpec) -> tuple[RequestRow, tuple[Event, ...]]:
     data = _load(reply.text)
-    if isinstance(data, dict) and isinstance(data.get("answer"), str):
-        said = Reply(
-            reply.query_id, data["answer"], reply.finish, reply.num_tokens, reply.mean_logprob
-        )
-        return _row(said, query, RequestStatus.ANSWERED, 0, 0), ()
-    return _failed(reply, query), ()
+    answer = data.get("answer") if isinstance(data, dict) else None
+    if not isinstance(answer, str) or (query.options and answer not in query.options):
+        return _failed(reply, query), ()
+    return _row(replace(reply, text=answer), query, RequestStatus.ANSWERED, 0, 0), ()
 
 
 def _load(text: str) -> Any:

@@ -7,10 +7,11 @@ the larger checkpoints are asked the same.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 
 from schemas.job import QuerySpec
-from schemas.ports import EventField, Question
+from schemas.ports import EventField, Form, Question
 from schemas.time import TimeSpan
 
 _SPAN = "\nThe video runs from {start:.1f} to {end:.1f} seconds. "
@@ -20,6 +21,7 @@ _FIND = (
 )
 _FIELDS = " For each span also give {fields}."
 _ASK = "{ask} Answer in JSON."
+_CHOICE = "{ask} Answer in JSON with one of these: {options}."
 
 
 def build_questions(queries: Sequence[QuerySpec], span: TimeSpan) -> list[Question]:
@@ -28,19 +30,36 @@ def build_questions(queries: Sequence[QuerySpec], span: TimeSpan) -> list[Questi
 
 
 def _build(query: QuerySpec, span: TimeSpan) -> Question:
-    text = _SPAN.format(start=float(span.start_s), end=float(span.end_s))
+    words = _SPAN.format(start=float(span.start_s), end=float(span.end_s))
     fields = tuple(
         EventField(name, () if form == "string" else tuple(form))
         for name, form in query.fields.items()
     )
+    form, asked = _ask(query, fields)
+    return Question(
+        query.id,
+        words + asked,
+        form,
+        fields,
+        max_tokens=query.max_answer_tokens,
+        options=query.options,
+        think_tokens=query.max_think_tokens,
+    )
+
+
+def _ask(query: QuerySpec, fields: tuple[EventField, ...]) -> tuple[Form, str]:
+    """The form of the answer, and the words that ask for it."""
     if query.find is not None:
-        text += _FIND.format(find=query.find.strip().rstrip("."))
+        asked = _FIND.format(find=query.find.strip().rstrip("."))
         if fields:
-            text += _FIELDS.format(fields=", ".join(_describe(field) for field in fields))
-    else:
-        text += _ASK.format(ask=(query.ask or "").strip())
-    form = "events" if query.find is not None else "text"
-    return Question(query.id, text, form, fields, query.max_answer_tokens)  # type: ignore[arg-type]
+            asked += _FIELDS.format(fields=", ".join(_describe(field) for field in fields))
+        return "events", asked
+    ask = (query.ask or "").strip()
+    if query.options:
+        # Quoted as in the answer, so that a comma inside an option does not part it.
+        listed = ", ".join(json.dumps(option, ensure_ascii=False) for option in query.options)
+        return "choice", _CHOICE.format(ask=ask, options=listed)
+    return "text", _ASK.format(ask=ask)
 
 
 def _describe(field: EventField) -> str:

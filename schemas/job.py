@@ -13,7 +13,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from schemas.errors import ConfigError, InputError
 from schemas.time import clock_to_seconds
@@ -43,9 +51,32 @@ def _read_moment(value: object) -> object:
     return str(value)
 
 
+def _read_option(value: object) -> object:
+    """One option; YAML makes yes and no, and numbers, something else than text."""
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a text; put the option in quotes")
+    if not value.strip() or len(value) > 200:
+        raise ValueError("an option has 1 to 200 characters, not all of them blank")
+    return value
+
+
+def _check_options(options: tuple[str, ...]) -> tuple[str, ...]:
+    if not 2 <= len(options) <= 64:
+        raise ValueError(f"{len(options)} options were given; write 2 to 64")
+    if twice := [option for option in options if options.count(option) > 1]:
+        raise ValueError(f"option {twice[0]!r} is given twice; write each once")
+    return options
+
+
 Tokens = Annotated[int, BeforeValidator(_read_count), Field(gt=0)]
 Moment = Annotated[str, BeforeValidator(_read_moment)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
+Option = Annotated[str, BeforeValidator(_read_option), Field(min_length=1, max_length=200)]
+Options = Annotated[
+    tuple[Option, ...],
+    AfterValidator(_check_options),
+    Field(json_schema_extra={"minItems": 2, "maxItems": 64, "uniqueItems": True}),
+]
 FieldForm = Literal["string"] | Annotated[list[str], Field(min_length=1)]
 
 
@@ -76,14 +107,19 @@ class VideoSpec(_Strict):
 
 
 class QuerySpec(_Strict):
-    """One question: `find` asks for spans, `ask` for a text."""
+    """One question: `find` asks for spans, `ask` for a text or for one of its `options`."""
 
     id: Name
     find: str | None = Field(None, min_length=1, max_length=2000)
     ask: str | None = Field(None, min_length=1, max_length=4000)
     fields: dict[Name, FieldForm] = Field(default_factory=dict)
     """Extra columns of each found event: `string`, or the list of allowed values."""
+    options: Options = ()
+    """The answers that an `ask` query may have. They are scored, not decoded, so
+    `max_answer_tokens` does not matter."""
     max_answer_tokens: Tokens = 512
+    max_think_tokens: Tokens = 4096
+    """Longest thought before the answer; only Thinking checkpoints have one."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> QuerySpec:
@@ -91,6 +127,8 @@ class QuerySpec(_Strict):
             raise ValueError("a query has either `find` (spans) or `ask` (a text)")
         if self.ask is not None and self.fields:
             raise ValueError("`fields` belong to `find` queries; an `ask` query answers in text")
+        if self.find is not None and self.options:
+            raise ValueError("`options` belong to `ask` queries; a `find` query has `fields`")
         if taken := {"start", "end"} & set(self.fields):
             raise ValueError(f"field {min(taken)!r} is taken by the span itself; name it otherwise")
         return self

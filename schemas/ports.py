@@ -15,6 +15,7 @@ from schemas.media import FrameBatch
 from schemas.plan import MemoryNeed, VideoPlan
 
 Finish = Literal["complete", "truncated"]
+Form = Literal["events", "text", "choice"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +32,14 @@ class Question:
 
     query_id: str
     text: str
-    form: Literal["events", "text"]
+    form: Form
     fields: tuple[EventField, ...] = ()
     max_tokens: int = 512
-    """Longest answer; a longer one ends as `truncated`."""
+    """Longest answer; a longer one ends as `truncated`. A choice is scored, not decoded."""
+    options: tuple[str, ...] = ()
+    """What a choice is made among: two or more, all different."""
+    think_tokens: int = 0
+    """Longest thought before the answer, of checkpoints that think; a longer one is ended there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +50,12 @@ class Reply:
     text: str
     finish: Finish
     num_tokens: int
-    """Tokens of the answer, forced literals included."""
+    """Tokens of the answer, forced literals included; a thought before it is not."""
     mean_logprob: float
-    """Mean natural-log probability of the tokens that the model was free to choose; 0 if none."""
+    """Mean natural-log probability of the tokens that the model was free to choose; 0 if none. Of a
+    choice: the natural log of the option's probability, where those of all options sum to 1."""
+    num_think_tokens: int = 0
+    """Tokens of the thought before the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +103,8 @@ class PromptCounter(Protocol):
         ...
 
     def question_tokens(self, question: Question) -> int:
-        """The question with the turn around it and the longest answer it may get."""
+        """The question with the turn around it, the longest thought and answer it may get, and all
+        its options."""
         ...
 
 

@@ -23,6 +23,7 @@ QUESTIONS = [
     Question("spans", "\nWhen is a bar on screen?", "events", (), 60),
     Question("kinds", "\nWhich?", "events", (EventField("kind", ("bar", "line")),), 90),
     Question("gist", "\nWhat happens? Answer in JSON.", "text", (), 40),
+    Question("sky", "\nWhich?", "choice", options=("a bar", "a line", "nothing at all")),
 ]
 
 
@@ -57,7 +58,7 @@ def test_it_keeps_the_ports(model: LoadedModel) -> None:
 
 def test_replies_are_in_order_and_in_form(model: LoadedModel) -> None:
     replies = answer(model, QUESTIONS)
-    assert [reply.query_id for reply in replies] == ["spans", "kinds", "gist"]
+    assert [reply.query_id for reply in replies] == ["spans", "kinds", "gist", "sky"]
     for reply, question in zip(replies, QUESTIONS, strict=True):
         assert 0 < reply.num_tokens <= question.max_tokens
         assert reply.mean_logprob < 0
@@ -65,6 +66,12 @@ def test_replies_are_in_order_and_in_form(model: LoadedModel) -> None:
             json.loads(reply.text)
         else:
             assert reply.num_tokens == question.max_tokens
+
+
+def test_a_choice_is_one_of_the_options(model: LoadedModel) -> None:
+    (reply,) = answer(model, QUESTIONS[-1:])
+    assert json.loads(reply.text)["answer"] in QUESTIONS[-1].options
+    assert reply.finish == "complete"
 
 
 def test_forked_questions_equal_separate_runs(model: LoadedModel) -> None:

@@ -52,7 +52,7 @@ def numbers(count: int, seed: int = 0) -> Tensor:
 
 
 def closeness(dtype: str) -> float:
-    """float32 keeps sums of two numbers; bfloat16 rounds numbers up to 8; int8 has 127 steps up to about 6."""
+    """How far numbers up to 8 may move: int8 has 127 steps."""
     return {"float32": 1e-6, "bfloat16": 2**-6, "int8": 0.06}[dtype]
 
 

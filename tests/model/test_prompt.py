@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import Qwen3VLProcessor
 from model.facts import load_checkpoint
 from model.prompt import PromptLayout
 from schemas.ports import Question
-from tests.model.tiny import Tiny, make_tiny, small_tokenizer
+from tests.model.tiny import Shape, Tiny, make_tiny, small_tokenizer, thinking_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +63,37 @@ def test_layout_equals_the_librarys(tiny: Tiny, outer: bool) -> None:
     assert ours == small_tokenizer().encode(text, add_special_tokens=False).ids
 
 
+def test_a_thinking_checkpoints_turn_begins_with_its_thought() -> None:
+    layout = load_checkpoint(str(make_tiny(Shape(thinks=True)).folder)).counter
+    text = f"{TEXT}<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    encode = thinking_tokenizer().encode
+    question = Question("q", TEXT, "events", max_tokens=77, think_tokens=1000)
+    assert layout.question_ids(question) == encode(text, add_special_tokens=False).ids
+    assert layout.end_think_ids() == encode("</think>\n\n", add_special_tokens=False).ids
+    behind = 1000 + len(layout.end_think_ids())
+    assert layout.question_tokens(question) == len(layout.question_ids(question)) + behind + 77
+    choice = replace(question, form="choice", options=("a", "b"))
+    quick = replace(choice, think_tokens=0)
+    assert layout.question_tokens(choice) - layout.question_tokens(quick) == 1000
+
+
 def test_counts_are_what_is_fed(tiny: Tiny) -> None:
     layout = load_checkpoint(str(tiny.folder)).counter
-    question = Question("q", TEXT, "events", max_tokens=77)
+    question = Question("q", TEXT, "events", max_tokens=77, think_tokens=1000)
+    assert not layout.thinks
     assert layout.prefix_tokens() == len(layout.prefix_ids())
     assert layout.pair_tokens("<12.5 seconds>", 9) == len(layout.pair_ids("<12.5 seconds>", 9))
     assert layout.question_tokens(question) == len(layout.question_ids(question)) + 77
+
+
+def test_a_choice_is_counted_with_all_its_options(tiny: Tiny) -> None:
+    layout = load_checkpoint(str(tiny.folder)).counter
+    options = ("a bar", "a line", "none")
+    question = Question("q", TEXT, "choice", max_tokens=7000, options=options)
+    prompt, ids = len(layout.question_ids(question)), layout.option_ids(question)
+    assert layout.lane_tokens(question) == prompt + len(ids.prefix)
+    whole = sum(len(layout.tokenizer.encode(f'{{"answer": "{option}"}}')) for option in options)
+    assert layout.question_tokens(question) == prompt + whole - 2 * len(ids.prefix)
 
 
 def test_a_question_cannot_speak_in_special_tokens(tiny: Tiny) -> None:

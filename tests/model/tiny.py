@@ -34,7 +34,15 @@ SPECIALS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
+THINKING = ("<think>", "</think>")
+"""Known to every released tokenizer, as tokens that are not special; here to thinking ones only."""
 VOCAB = 416
+THINKING_TEMPLATE = (
+    "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\\n<think>\\n' }}{%- endfor %}\n"
+    "{%- if add_generation_prompt %}\n"
+    "    {{- '<|im_start|>assistant\\n<think>\\n' }}\n"
+    "{%- endif %}\n"
+)
 
 
 @cache
@@ -59,6 +67,13 @@ def small_tokenizer() -> Tokenizer:
     return tokenizer
 
 
+@cache
+def thinking_tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer.from_str(small_tokenizer().to_str())
+    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in THINKING])
+    return tokenizer
+
+
 @dataclass(frozen=True)
 class Shape:
     """What varies between the tiny checkpoints."""
@@ -69,6 +84,7 @@ class Shape:
     layers: int = 3
     kv_heads: int = 2
     rope: tuple[tuple[str, Any], ...] = ()
+    thinks: bool = False
 
 
 def config_of(shape: Shape) -> dict[str, Any]:
@@ -163,7 +179,10 @@ def make_tiny(shape: Shape = Shape()) -> Tiny:
     model = random_model(shape)
     model.save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(config_of(shape)))
-    small_tokenizer().save(str(folder / "tokenizer.json"))
+    tokenizer = thinking_tokenizer() if shape.thinks else small_tokenizer()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    if shape.thinks:
+        (folder / "chat_template.jinja").write_text(THINKING_TEMPLATE)
     return Tiny(folder, shape, model)
 
 

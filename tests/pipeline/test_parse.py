@@ -103,6 +103,14 @@ def test_a_text_answer() -> None:
     assert parse('{"answer": "A c', query, finish="truncated")[0].status == "truncated"
 
 
+def test_a_choice_is_one_of_its_options() -> None:
+    query = QuerySpec(id="q", ask="Which sky?", options=("blue", "grey"))
+    row, events = parse('{"answer": "grey"}', query)
+    assert (row.status, row.answer, events) == ("answered", "grey", ())
+    row, _ = parse('{"answer": "green"}', query)
+    assert (row.status, row.reason) == ("parse_failed", "not_the_asked_form")
+
+
 def test_fields_are_kept_as_asked() -> None:
     query = QuerySpec(id="q", find="a chart", fields={"kind": ["bar", "pie"], "title": "string"})
     item = {"start": 0.5, "end": 4.5, "kind": "pie", "title": "Rain", "mood": "grim"}

@@ -34,6 +34,22 @@ def test_ask() -> None:
     assert question.form == "text"
 
 
+def test_options_are_listed_as_they_are_answered() -> None:
+    query = QuerySpec(id="q", ask=" Which sky? ", options=("blue, clear", 'so "so"'))
+    (question,) = build_questions([query], SPAN)
+    assert question.text == (
+        "\nThe video runs from 1.0 to 61.5 seconds. Which sky? Answer in JSON with one of these: "
+        '"blue, clear", "so \\"so\\"".'
+    )
+    assert (question.form, question.options) == ("choice", query.options)
+
+
+def test_lengths_come_from_the_query() -> None:
+    query = QuerySpec(id="q", find="x", max_answer_tokens=100, max_think_tokens=2000)
+    (question,) = build_questions([query], SPAN)
+    assert (question.max_tokens, question.think_tokens) == (100, 2000)
+
+
 def test_a_prompt_is_named_by_its_words() -> None:
     first, again, other = build_questions(
         [QuerySpec(id=i, find=f) for i, f in (("a", "x"), ("b", "x"), ("c", "y"))], SPAN

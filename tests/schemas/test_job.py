@@ -12,6 +12,17 @@ from schemas.job import SCHEMA_FILE, json_schema, read_job
 GOOD: dict[str, Any] = {"videos": ["a.mp4"], "queries": [{"id": "q", "find": "a cat"}]}
 
 
+def ask(*options: object) -> dict[str, Any]:
+    return {"queries": [{"id": "q", "ask": "Which?", "options": list(options)}]}
+
+
+def test_options_are_kept_in_order() -> None:
+    most = [str(number) * 100 for number in range(10, 74)]
+    for options in (["sunny", "rain"], ["a" * 200, "b"], most):
+        job = read_job({**GOOD, **ask(*options)}, where="job.yaml")
+        assert job.queries[0].options == tuple(options)
+
+
 def test_a_short_job_gets_the_defaults() -> None:
     job = read_job(GOOD, where="job.yaml")
     assert job.model.name == "nano"
@@ -49,6 +60,17 @@ def test_clips_are_exact() -> None:
         ({"queries": [{"id": "q"}]}, "either `find` (spans) or `ask` (a text)"),
         ({"queries": [{"id": "q", "find": "a", "ask": "b"}]}, "either `find`"),
         ({"queries": [{"id": "q", "ask": "b", "fields": {"x": "string"}}]}, "belong to `find`"),
+        ({"queries": [{"id": "q", "find": "a", "options": ["b", "c"]}]}, "belong to `ask`"),
+        (ask(), "`queries.0.options`: 0 options were given; write 2 to 64."),
+        (ask("a"), "1 options were given; write 2 to 64."),
+        (ask(*map(str, range(65))), "65 options were given; write 2 to 64."),
+        (ask("a", "b", "a"), "`queries.0.options`: option 'a' is given twice; write each once."),
+        (ask("a", " "), "`queries.0.options.1`: an option has 1 to 200 characters"),
+        (ask("a" * 201, "b"), "`queries.0.options.0`: an option has 1 to 200 characters"),
+        (
+            ask("maybe", True),
+            "`queries.0.options.1`: True is not a text; put the option in quotes.",
+        ),
         ({"queries": [{"id": "q", "find": "a", "fields": {"start": "string"}}]}, "is taken"),
         ({"queries": [{"id": "q", "find": "a"}, {"id": "q", "find": "b"}]}, "used twice"),
         ({"videos": [{"uri": "a", "clip": [5, 2]}]}, "ends before it starts"),

@@ -1,0 +1,135 @@
+"""A session on disk: one safetensors file, bound to the model, the video and the plan it came from.
+
+Written to a temporary name, flushed and renamed, one head of one layer at a time, so that saving
+needs no second copy of the cache. A session that a file does not belong to refuses it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from model.kv_cache import CacheForm, KvCache
+from schemas.errors import ConfigError
+from schemas.plan import VideoPlan
+
+Facts = dict[str, str]
+"""What a file says of its session."""
+
+_FORMAT = "longtake-session-1"
+_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int8: "I8"}
+_MEANING = {
+    "format": "another version of this file format",
+    "model": "another model",
+    "video": "another video",
+    "tokens": "another sampling of the video or another prompt",
+    "cache": "another form of the KV cache",
+}
+
+
+def describe(
+    plan: VideoPlan,
+    num_chunks: int,
+    *,
+    model_digest: str,
+    prefix_ids: list[int],
+    video_id: str,
+    form: CacheForm,
+) -> Facts:
+    """What a session is that has the first `num_chunks` of a plan in it."""
+    digest = hashlib.sha256()
+    span, grid = plan.sampling.span, plan.sampling.grid
+    digest.update(f"{prefix_ids} {grid} {span.time_base}\n".encode())
+    for chunk in plan.chunks[:num_chunks]:
+        for pair in chunk.pairs:
+            digest.update(f"{pair}\n".encode())
+    return {
+        "format": _FORMAT,
+        "model": model_digest,
+        "video": video_id,
+        "tokens": digest.hexdigest(),
+        "cache": f"{form.layout}, {form.dtype} under {form.compute_dtype}",
+        "num_chunks": str(num_chunks),
+    }
+
+
+def refuse_others(path: Path, found: Facts, expected: Facts) -> None:
+    """Raises ConfigError where a file's session is not the expected one."""
+    for key, meaning in _MEANING.items():
+        if found.get(key) != expected[key]:
+            raise ConfigError(
+                f"{path} holds a session of {meaning} ({found.get(key, 'nothing')!r:.40} where "
+                f"{expected[key]!r:.40} is needed); name another file, or delete it."
+            )
+
+
+def save(path: Path, cache: KvCache, facts: Facts) -> None:
+    """Write what a cache holds, whole or not at all. Raises OSError where the disk refuses."""
+    named = dict(_tensors(cache))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        _write(temporary, named, {**facts, "num_tokens": str(cache.own_tokens)})
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write(path: Path, named: Mapping[str, Tensor], facts: Facts) -> None:
+    header: dict[str, Any] = {"__metadata__": facts}
+    at = 0
+    for name, tensor in named.items():
+        end = at + tensor.nbytes
+        shape = list(tensor.shape)
+        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": shape, "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in named.values():
+            for head in tensor:
+                file.write(head.contiguous().cpu().view(torch.uint8).numpy())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_facts(path: Path) -> Facts:
+    """What a file says of its session. Raises ConfigError where it is none."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            facts = dict(file.metadata() or {})
+        if facts.get("num_chunks", "").isdecimal() and facts.get("num_tokens", "").isdecimal():
+            return facts
+    except (OSError, SafetensorError):
+        pass
+    raise ConfigError(f"{path} holds no session; name another file, or prefill again.")
+
+
+def restore(path: Path, cache: KvCache, facts: Facts) -> None:
+    """Read a file's session into an empty cache of its form. Raises ConfigError."""
+    cache.restore(int(facts["num_tokens"]))
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            for name, tensor in _tensors(cache):
+                source = file.get_slice(name)
+                for head in range(tensor.shape[0] if tensor.numel() else 0):
+                    tensor[head : head + 1].copy_(source[head : head + 1])
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ConfigError(
+            f"{path} is damaged ({type(error).__name__}); delete it and prefill again."
+        ) from None
+
+
+def _tensors(cache: KvCache) -> Iterator[tuple[str, Tensor]]:
+    for layer in range(cache.form.spec.layers):
+        for name, tensor in cache.tensors(layer).items():
+            yield f"{layer}.{name}", tensor
