@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
+from model.devices import compute_devices, free_on
 from model.facts import Checkpoint, load_checkpoint
 from model.generate import GrammarTable, generate_answer
 from model.kv_cache import KvCache
@@ -26,9 +26,6 @@ from schemas.errors import InvariantError, ResourceError
 from schemas.media import FrameBatch
 from schemas.plan import VideoPlan
 from schemas.ports import ModelFacts, Question, Reply
-
-_HEADROOM = 0.95
-"""Share of the free memory that a session may be planned to take."""
 
 
 def load_model(
@@ -65,12 +62,8 @@ def list_devices() -> list[str]:
 
 
 def free_bytes() -> int:
-    """Memory that this process may still plan with, in bytes."""
-    if torch.cuda.is_available():
-        free = torch.cuda.mem_get_info()[0]
-    else:
-        free = psutil.virtual_memory().available
-    return int(free * _HEADROOM)
+    """Memory that this process may still plan with, in bytes, on all devices together."""
+    return sum(free_on(compute_devices()))
 
 
 def _gib(count: int) -> str:
