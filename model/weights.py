@@ -6,6 +6,7 @@ attention, vision batching, positions) is ours. Only safetensors are read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
+from model.devices import compute_devices, free_on
+from model.placement import place_layers
 from model.spec import CheckpointSpec
 from schemas.errors import ConfigError
 
@@ -30,9 +33,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Weights:
-    """The loaded modules under names of our own."""
+    """The loaded modules under names of our own.
 
-    def __init__(self, module: nn.Module) -> None:
+    Embedding and vision tower lie on `device`, each decoder layer on its own of `layer_devices`,
+    the final norm with the last layer.
+    """
+
+    def __init__(
+        self, module: nn.Module, layer_devices: tuple[torch.device, ...] | None = None
+    ) -> None:
         module.eval().requires_grad_(False)
         self.module: Any = module  # the library's types are loose
         inner: Any = module.model
@@ -40,15 +49,20 @@ class Weights:
         self.vision: Any = inner.visual
         self.device: torch.device = self.text.embed_tokens.weight.device
         self.dtype: torch.dtype = self.text.embed_tokens.weight.dtype
+        self.layer_devices = layer_devices or (self.device,) * len(self.text.layers)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(n, hidden) → (n, vocabulary), float32."""
-        scores: Tensor = self.module.lm_head(hidden)
+        head = self.module.lm_head
+        scores: Tensor = head(hidden.to(head.weight.device))
         return scores.float()
 
 
 def load_weights(folder: Path, spec: CheckpointSpec, dtype: str) -> Weights:
-    """Load a checkpoint in `dtype`, onto the first GPU where there is one. Raises ConfigError."""
+    """Load a checkpoint in `dtype` onto the GPUs, or the CPU where there is none.
+
+    Raises ConfigError where the files do not fit the config, ResourceError where memory is short.
+    """
     hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         module, report = _CLASSES[spec.model_type].from_pretrained(
@@ -70,7 +84,40 @@ def load_weights(folder: Path, spec: CheckpointSpec, dtype: str) -> Weights:
             f"the weights in {folder} lack {gaps[0]} and {len(gaps) - 1} more tensors that its "
             "config promises; download the checkpoint again."
         )
-    return Weights(module.to("cuda" if torch.cuda.is_available() else "cpu"))
+    devices = compute_devices()
+    if len(devices) == 1:
+        return Weights(module.to(devices[0]))
+    return Weights(module, spread(module, devices, free_on(devices)))
+
+
+def spread(
+    module: Any, devices: Sequence[torch.device], free: Sequence[int]
+) -> tuple[torch.device, ...]:
+    """Move a model onto several devices, part by part; returns the device of each decoder layer.
+
+    A tied head stays with the embedding. Raises ResourceError where `free` bytes hold not all.
+    """
+    inner = module.model
+    text, head = inner.language_model, module.lm_head
+    is_tied = head.weight is text.embed_tokens.weight
+    first = [inner.visual, text.embed_tokens, text.rotary_emb]
+    last = [text.norm] if is_tied else [text.norm, head]
+    sizes = [_num_bytes([layer]) for layer in text.layers]
+    places = place_layers(sizes, _num_bytes(first), _num_bytes(last), free)
+    layer_devices = tuple(devices[place] for place in places)
+    for part in first:
+        part.to(devices[0])
+    for layer, device in zip(text.layers, layer_devices, strict=True):
+        layer.to(device)
+    for part in last:
+        part.to(layer_devices[-1])
+    if is_tied:
+        head.weight = text.embed_tokens.weight
+    return layer_devices
+
+
+def _num_bytes(modules: Sequence[nn.Module]) -> int:
+    return sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
 
 
 def random_weights(config: dict[str, Any], dtype: str, seed: int = 0) -> Weights:
