@@ -14,6 +14,7 @@ from model.machine import available_bytes
 from pipeline.probe import CODECS, decoder_versions
 from schemas.errors import LongtakeError
 from schemas.job import ClusterSpec, ModelSpec
+from schemas.ports import ModelFacts
 
 GIB = 1024**3
 
@@ -42,12 +43,17 @@ def _model(name: str) -> dict[str, Any]:
         facts, _ = load_facts(ModelSpec(name=name))
     except LongtakeError as error:
         return {"name": name, "problem": error.message}
-    free = available_bytes() - facts.weight_bytes - facts.fixed_bytes
+    narrow = facts.as_int8() or facts
     return {
         "name": facts.name,
         "digest": facts.digest[:16],
         "context": facts.context_tokens,
         "weights": f"{facts.weight_bytes / GIB:.2f} GiB",
         "kv_bytes_per_token": facts.kv_bytes_per_token,
-        "tokens_that_fit": max(0, min(facts.context_tokens, free // facts.kv_bytes_per_token)),
+        "tokens_that_fit": _tokens_that_fit(facts),
+        "tokens_that_fit_int8": _tokens_that_fit(narrow),
     }
+
+
+def _tokens_that_fit(facts: ModelFacts) -> int:
+    return min(facts.context_tokens, facts.session_tokens(available_bytes(), 0))

@@ -44,8 +44,8 @@ def load_checkpoint(
     """Find a checkpoint and read what it is. Raises ConfigError or ResourceError."""
     folder = find_folder(name)
     spec = read_spec(folder)
-    dtype = _choose_dtype("dtype", dtype, spec.dtype)
-    kv_dtype = _choose_dtype("kv_cache", kv_dtype, dtype)
+    dtype = _choose_dtype("dtype", dtype, spec.dtype, tuple(memory.DTYPE_BYTES))
+    kv_dtype = _choose_dtype("kv_cache", kv_dtype, dtype, memory.KV_DTYPES)
     weights = weight_files(folder)
     facts = ModelFacts(
         name=name,
@@ -57,17 +57,21 @@ def load_checkpoint(
         chunk_bytes_per_token=memory.chunk_bytes_per_token(spec, dtype),
         fixed_bytes=memory.fixed_bytes(spec, dtype),
         advice=_advice(folder),
+        kv_tail_bytes=memory.kv_tail_bytes(spec, kv_dtype),
+        int8_kv_bytes_per_token=memory.kv_bytes_per_token(spec, "int8"),
+        int8_kv_tail_bytes=memory.kv_tail_bytes(spec, "int8"),
     )
     layout = PromptLayout(spec, TextTokenizer(folder), outer_wrapper=outer_wrapper)
     return Checkpoint(folder, spec, layout, facts, dtype, kv_dtype)
 
 
-def _choose_dtype(setting: str, asked: str, own: str) -> str:
+def _choose_dtype(setting: str, asked: str, own: str, accepted: tuple[str, ...]) -> str:
     """The dtype that a setting means; weights stored in any other are read as bfloat16."""
     if asked == "auto":
-        return own if own in memory.DTYPE_BYTES else "bfloat16"
-    if asked not in memory.DTYPE_BYTES:
-        raise ConfigError(f"model.{setting} is {asked!r}; write auto, float32 or bfloat16.")
+        return own if own in accepted else "bfloat16"
+    if asked not in accepted:
+        names = f"auto, {', '.join(accepted[:-1])} or {accepted[-1]}"
+        raise ConfigError(f"model.{setting} is {asked!r}; write {names}.")
     return asked
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from model.spec import CheckpointSpec
 from schemas.errors import ConfigError
+from schemas.ports import KV_BLOCK_TOKENS
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
+KV_DTYPES = (*DTYPE_BYTES, "int8")
 ATTENTION_ROWS = 512
 """Query tokens that are attended at once."""
 ATTENTION_KEYS = 1024
@@ -47,9 +49,24 @@ def _read_shapes(path: Path) -> dict[str, list[int]]:
 
 
 def kv_bytes_per_token(spec: CheckpointSpec, kv_dtype: str) -> int:
-    """K and V of one token in all layers."""
+    """K and V of one token in all layers; a share of a block's scales is rounded up to a byte.
+
+    int8 keeps one bfloat16 scale per channel of each block of keys, and one per token of values.
+    """
     t = spec.text
-    return 2 * t.layers * t.kv_heads * t.head_dim * DTYPE_BYTES[kv_dtype]
+    heads = t.layers * t.kv_heads
+    if kv_dtype != "int8":
+        return 2 * heads * t.head_dim * DTYPE_BYTES[kv_dtype]
+    keys = (KV_BLOCK_TOKENS + 2) * t.head_dim
+    values = KV_BLOCK_TOKENS * (t.head_dim + 2)
+    return -(-heads * (keys + values) // KV_BLOCK_TOKENS)
+
+
+def kv_tail_bytes(spec: CheckpointSpec, kv_dtype: str) -> int:
+    """The tail of one cache: an int8 one keeps the block that is not full yet in bfloat16."""
+    if kv_dtype != "int8":
+        return 0
+    return KV_BLOCK_TOKENS * kv_bytes_per_token(spec, "bfloat16")
 
 
 def chunk_bytes_per_token(spec: CheckpointSpec, dtype: str) -> int:

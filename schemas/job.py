@@ -104,7 +104,8 @@ class ModelSpec(_Strict):
     context: Tokens | None = None
     """Longest sequence; None: what the checkpoint is made for."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    kv_cache: Literal["auto", "float32", "bfloat16"] = "auto"
+    kv_cache: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    """What keys and values are kept in; auto: what the layers compute in."""
     prefill_chunk: Tokens = 8192
 
 

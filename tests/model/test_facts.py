@@ -106,10 +106,30 @@ def test_dtypes(tiny: Tiny) -> None:
     assert 2 * cache.facts.kv_bytes_per_token == auto.facts.kv_bytes_per_token
 
 
-@pytest.mark.parametrize("setting", ["dtype", "kv_dtype"])
-def test_an_unknown_dtype_is_refused(tiny: Tiny, setting: str) -> None:
-    with pytest.raises(ConfigError, match=r"float8.*float32 or bfloat16"):
-        load_checkpoint(str(tiny.folder), **{setting: "float8"})
+def test_an_int8_cache(tiny: Tiny) -> None:
+    wide = load_checkpoint(str(tiny.folder))
+    narrow = load_checkpoint(str(tiny.folder), kv_dtype="int8")
+    assert (narrow.dtype, narrow.kv_dtype) == ("float32", "int8")
+    assert narrow.facts.kv_bytes_per_token == 3 * 2 * (2 * 32 + 2 + 1)
+    assert narrow.facts.kv_tail_bytes == 64 * (3 * 2 * 2 * 32 * 2)
+    # What a plan offers is what the setting gives.
+    offered = wide.facts.as_int8()
+    assert offered is not None
+    assert offered.memory(1000, 10, [5]) == narrow.facts.memory(1000, 10, [5])
+    assert narrow.facts.as_int8() is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "given", "accepted"),
+    [
+        ("dtype", "float8", r"float8.*auto, float32 or bfloat16"),
+        ("dtype", "int8", r"int8.*auto, float32 or bfloat16"),
+        ("kv_dtype", "float8", r"float8.*auto, float32, bfloat16 or int8"),
+    ],
+)
+def test_an_unknown_dtype_is_refused(tiny: Tiny, setting: str, given: str, accepted: str) -> None:
+    with pytest.raises(ConfigError, match=accepted):
+        load_checkpoint(str(tiny.folder), **{setting: given})
 
 
 def test_weights_of_another_dtype_are_read_as_bfloat16(copied: Path) -> None:

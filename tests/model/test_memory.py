@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 
 from model.facts import load_checkpoint
-from model.memory import chunk_bytes_per_token, count_parameters, fixed_bytes, kv_bytes_per_token
+from model.memory import (
+    chunk_bytes_per_token,
+    count_parameters,
+    fixed_bytes,
+    kv_bytes_per_token,
+    kv_tail_bytes,
+)
 from model.spec import CheckpointSpec
 from schemas.errors import ConfigError
 from tests.model.tiny import Shape, make_tiny
@@ -53,6 +59,26 @@ def released(layers: int, kv_heads: int) -> CheckpointSpec:
 def test_kv_bytes_of_the_released_sizes(layers: int, kv_heads: int, expected: int) -> None:
     assert kv_bytes_per_token(released(layers, kv_heads), "bfloat16") == expected
     assert kv_bytes_per_token(released(layers, kv_heads), "float32") == 2 * expected
+
+
+@pytest.mark.parametrize(
+    ("layers", "kv_heads", "expected"),
+    [(28, 8, 58_688), (36, 8, 75_456), (64, 8, 134_144), (48, 4, 50_304), (94, 4, 98_512)],
+)
+def test_int8_kv_bytes_of_the_released_sizes(layers: int, kv_heads: int, expected: int) -> None:
+    spec = released(layers, kv_heads)
+    assert kv_bytes_per_token(spec, "int8") == expected
+    # One block, number by number: keys, their scales per channel, values, their scales per token.
+    block = layers * kv_heads * (64 * 128 + 128 * 2 + 64 * 128 + 64 * 2)
+    assert 64 * expected == block
+    assert kv_tail_bytes(spec, "int8") == 64 * kv_bytes_per_token(spec, "bfloat16")
+    assert kv_tail_bytes(spec, "bfloat16") == 0
+
+
+def test_a_share_of_a_scale_is_rounded_up() -> None:
+    spec = released(1, 1)
+    narrow = replace(spec, text=replace(spec.text, head_dim=16))
+    assert kv_bytes_per_token(narrow, "int8") == 2 * 16 + 2 + 1
 
 
 @pytest.mark.parametrize(
