@@ -48,6 +48,7 @@ def _model(name: str) -> dict[str, Any]:
         "name": facts.name,
         "digest": facts.digest[:16],
         "context": facts.context_tokens,
+        "yarn_factor": facts.yarn_factor,
         "weights": f"{facts.weight_bytes / GIB:.2f} GiB",
         "kv_bytes_per_token": facts.kv_bytes_per_token,
         "tokens_that_fit": _tokens_that_fit(facts),

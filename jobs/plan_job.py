@@ -32,5 +32,5 @@ def plan_job(job: JobSpec) -> tuple[list[dict[str, Any]], list[LongtakeError]]:
         except LongtakeError as error:
             problems.append(error)
         else:
-            plans.append(plan_facts(index, plan))
+            plans.append(plan_facts(index, plan, facts))
     return plans, problems

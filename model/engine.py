@@ -33,6 +33,8 @@ def load_model(
     *,
     dtype: str = "auto",
     kv_dtype: str = "auto",
+    context: int | None = None,
+    yarn: float | None = None,
     prefill_chunk: int = 8192,
     threads: int | None = None,
     outer_wrapper: bool = False,
@@ -43,7 +45,14 @@ def load_model(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    checkpoint = load_checkpoint(name, dtype=dtype, kv_dtype=kv_dtype, outer_wrapper=outer_wrapper)
+    checkpoint = load_checkpoint(
+        name,
+        dtype=dtype,
+        kv_dtype=kv_dtype,
+        outer_wrapper=outer_wrapper,
+        context=context,
+        yarn=yarn,
+    )
     facts, free = checkpoint.facts, free_bytes()
     if (need := facts.weight_bytes + facts.fixed_bytes - RUNTIME_BYTES) > free:
         raise ResourceError(
@@ -51,7 +60,7 @@ def load_model(
             "checkpoint, model.dtype bfloat16, or a larger machine.",
             reason="out_of_memory",
         )
-    weights = load_weights(checkpoint.folder, checkpoint.spec, checkpoint.dtype)
+    weights = load_weights(checkpoint.folder, checkpoint.spec, checkpoint.dtype, checkpoint.yarn)
     return LoadedModel(checkpoint, weights, prefill_chunk)
 
 

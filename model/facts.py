@@ -19,6 +19,7 @@ from model import memory
 from model.prompt import PromptLayout
 from model.spec import CheckpointSpec, read_spec
 from model.tokenizer import TextTokenizer
+from model.yarn import Yarn, choose_yarn
 from schemas.errors import ConfigError, ResourceError
 from schemas.ports import ModelFacts, SamplingAdvice
 
@@ -36,22 +37,34 @@ class Checkpoint:
     facts: ModelFacts
     dtype: str
     kv_dtype: str
+    yarn: Yarn | None
+    """What loading adds to the config; None also where the config has YaRN of its own."""
 
 
 def load_checkpoint(
-    name: str, *, dtype: str = "auto", kv_dtype: str = "auto", outer_wrapper: bool = False
+    name: str,
+    *,
+    dtype: str = "auto",
+    kv_dtype: str = "auto",
+    outer_wrapper: bool = False,
+    context: int | None = None,
+    yarn: float | None = None,
 ) -> Checkpoint:
-    """Find a checkpoint and read what it is. Raises ConfigError or ResourceError."""
+    """Find a checkpoint and read what it is. Raises ConfigError or ResourceError.
+
+    A `context` beyond its own length turns on YaRN; `yarn` is a factor of the caller's own.
+    """
     folder = find_folder(name)
     spec = read_spec(folder)
     dtype = _choose_dtype("dtype", dtype, spec.dtype, tuple(memory.DTYPE_BYTES))
     kv_dtype = _choose_dtype("kv_cache", kv_dtype, dtype, memory.KV_DTYPES)
+    stretch, context_tokens = choose_yarn(name, spec, _native(folder, spec), context, yarn)
     weights = weight_files(folder)
     facts = ModelFacts(
         name=name,
-        digest=digest_checkpoint(folder, weights),
+        digest=digest_checkpoint(folder, weights, stretch),
         token_px=spec.token_px,
-        context_tokens=_context(folder, spec),
+        context_tokens=context_tokens,
         weight_bytes=memory.count_parameters(weights, spec) * memory.DTYPE_BYTES[dtype],
         kv_bytes_per_token=memory.kv_bytes_per_token(spec, kv_dtype),
         chunk_bytes_per_token=memory.chunk_bytes_per_token(spec, dtype),
@@ -60,9 +73,10 @@ def load_checkpoint(
         kv_tail_bytes=memory.kv_tail_bytes(spec, kv_dtype),
         int8_kv_bytes_per_token=memory.kv_bytes_per_token(spec, "int8"),
         int8_kv_tail_bytes=memory.kv_tail_bytes(spec, "int8"),
+        yarn_factor=stretch.factor if stretch else spec.text.rope_factor,
     )
     layout = PromptLayout(spec, TextTokenizer(folder), outer_wrapper=outer_wrapper)
-    return Checkpoint(folder, spec, layout, facts, dtype, kv_dtype)
+    return Checkpoint(folder, spec, layout, facts, dtype, kv_dtype, stretch)
 
 
 def _choose_dtype(setting: str, asked: str, own: str, accepted: tuple[str, ...]) -> str:
@@ -124,13 +138,15 @@ def _check_shards(folder: Path) -> None:
         raise ConfigError(f"{folder} lacks {', '.join(missing)}; finish the download.")
 
 
-def digest_checkpoint(folder: Path, weights: list[Path]) -> str:
-    """SHA-256 over config, tokenizer and weights, hex: names the checkpoint by content."""
+def digest_checkpoint(folder: Path, weights: list[Path], yarn: Yarn | None) -> str:
+    """SHA-256 over config, tokenizer, weights and YaRN, hex: names the model as it computes."""
     total = hashlib.sha256()
     for path in [folder / "config.json", folder / "tokenizer.json", *weights]:
         if path.is_file():
             stat = path.stat()
             total.update(f"{path.name}:{_digest(path, stat.st_mtime_ns, stat.st_size)}\n".encode())
+    if yarn:
+        total.update(f"yarn:{yarn.factor}:{yarn.native_tokens}\n".encode())
     return total.hexdigest()
 
 
@@ -174,7 +190,8 @@ def _wish(folder: Path, key: str) -> Fraction | None:
     )
 
 
-def _context(folder: Path, spec: CheckpointSpec) -> int:
+def _native(folder: Path, spec: CheckpointSpec) -> int:
+    """Longest sequence that the checkpoint is made for: its advice, else its config."""
     return int(_wish(folder, "context_tokens") or spec.text.max_positions)
 
 

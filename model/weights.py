@@ -6,7 +6,8 @@ attention, vision batching, positions) is ours. Only safetensors are read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from transformers.utils import logging as hf_logging
 from model.devices import compute_devices, free_on
 from model.placement import place_layers
 from model.spec import CheckpointSpec
+from model.yarn import Yarn
 from schemas.errors import ConfigError
 
 _CLASSES: dict[str, Any] = {
@@ -58,21 +60,24 @@ class Weights:
         return scores.float()
 
 
-def load_weights(folder: Path, spec: CheckpointSpec, dtype: str) -> Weights:
+def load_weights(
+    folder: Path, spec: CheckpointSpec, dtype: str, yarn: Yarn | None = None
+) -> Weights:
     """Load a checkpoint in `dtype` onto the GPUs, or the CPU where there is none.
 
     Raises ConfigError where the files do not fit the config, ResourceError where memory is short.
     """
-    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        module, report = _CLASSES[spec.model_type].from_pretrained(
-            str(folder),
-            dtype=DTYPES[dtype],
-            attn_implementation="sdpa",
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        with _silence():
+            module, report = _CLASSES[spec.model_type].from_pretrained(
+                str(folder),
+                config=_read_config(folder, yarn),
+                dtype=DTYPES[dtype],
+                attn_implementation="sdpa",
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(
             f"the weights in {folder} do not fit its config ({type(error).__name__}); download the "
@@ -88,6 +93,34 @@ def load_weights(folder: Path, spec: CheckpointSpec, dtype: str) -> Weights:
     if len(devices) == 1:
         return Weights(module.to(devices[0]))
     return Weights(module, spread(module, devices, free_on(devices)))
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """What the library would say while it loads is either an error of ours or of no use."""
+    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    before = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(before)
+
+
+def _read_config(folder: Path, yarn: Yarn | None) -> Any:
+    """The library's config of a checkpoint, with YaRN where the job needs it."""
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    if yarn:
+        text = config.text_config
+        # Only here does the library look: scaling beside `text_config` never reaches the decoder.
+        text.rope_parameters = {
+            **text.rope_parameters,
+            "rope_type": "yarn",
+            "factor": yarn.factor,
+            "original_max_position_embeddings": yarn.native_tokens,
+        }
+        text.max_position_embeddings = yarn.native_tokens
+    return config
 
 
 def spread(

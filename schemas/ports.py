@@ -66,11 +66,11 @@ class ModelFacts:
 
     name: str
     digest: str
-    """SHA-256 over config, tokenizer and weight files: the model's name by content."""
+    """SHA-256 over config, tokenizer, weight files and YaRN: the model by what it computes."""
     token_px: int
     """Pixels covered by one merged token per side: patch size × merge size."""
     context_tokens: int
-    """Longest sequence that the checkpoint is made for."""
+    """Longest sequence: what the checkpoint is made for, or the job's own where YaRN is on."""
     weight_bytes: int
     kv_bytes_per_token: int
     """K and V of one token in all layers, shares of a block rounded up to a byte."""
@@ -84,6 +84,8 @@ class ModelFacts:
     int8_kv_bytes_per_token: int = 0
     """`kv_bytes_per_token` of an int8 cache, to offer it; 0 where it is not offered."""
     int8_kv_tail_bytes: int = 0
+    yarn_factor: float | None = None
+    """How far YaRN stretches the positions; None where it is off."""
 
     def memory(
         self, session_tokens: int, chunk_tokens: int, question_tokens: Sequence[int] = ()
