@@ -12,13 +12,17 @@ from schemas.ports import ModelFacts, PromptCounter, VideoModel
 
 
 def load_facts(spec: ModelSpec) -> tuple[ModelFacts, PromptCounter]:
-    """What a plan needs of the checkpoint. Raises ConfigError or ResourceError."""
+    """What a plan needs of the checkpoint; no weights are downloaded for it.
+
+    Raises ConfigError or ResourceError.
+    """
     checkpoint = load_checkpoint(
         spec.name,
         dtype=spec.dtype,
         kv_dtype=spec.kv_cache,
         context=spec.context,
         yarn=spec.yarn,
+        weights=False,
     )
     return checkpoint.facts, checkpoint.counter
 

@@ -6,12 +6,11 @@ against what is measured.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from math import prod
-from pathlib import Path
 
 from model.spec import CheckpointSpec
-from schemas.errors import ConfigError
+from model.weight_files import WeightFile
 from schemas.ports import KV_BLOCK_TOKENS
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
@@ -26,26 +25,12 @@ RUNTIME_BYTES = 310 * 1024**2
 """What torch and transformers take once they are imported and have run; measured on Linux."""
 
 
-def count_parameters(weights: list[Path], spec: CheckpointSpec) -> int:
-    """Numbers that are loaded, from the headers of the safetensors. Raises ConfigError."""
-    shapes = {name: shape for path in weights for name, shape in _read_shapes(path).items()}
+def count_parameters(weights: Sequence[WeightFile], spec: CheckpointSpec) -> int:
+    """Numbers that are loaded, from the shapes of the stored tensors."""
+    shapes = {name: shape for file in weights for name, shape in file.shapes.items()}
     if spec.text.tied:
         shapes.pop("lm_head.weight", None)
     return sum(prod(shape) for shape in shapes.values())
-
-
-def _read_shapes(path: Path) -> dict[str, list[int]]:
-    try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(size, path.stat().st_size)))
-        return {
-            name: list(entry["shape"]) for name, entry in header.items() if name != "__metadata__"
-        }
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
-        raise ConfigError(
-            f"{path} is no readable safetensors file; download the checkpoint again."
-        ) from None
 
 
 def kv_bytes_per_token(spec: CheckpointSpec, kv_dtype: str) -> int:

@@ -14,12 +14,12 @@ import pytest
 from model.facts import load_checkpoint
 from model.memory import (
     chunk_bytes_per_token,
-    count_parameters,
     fixed_bytes,
     kv_bytes_per_token,
     kv_tail_bytes,
 )
 from model.spec import CheckpointSpec
+from model.weight_files import read_weight_files
 from schemas.errors import ConfigError
 from tests.model.tiny import Shape, make_tiny
 
@@ -91,12 +91,11 @@ def test_weights_are_counted_from_their_headers(shape: Shape) -> None:
 
 
 def test_a_broken_weight_file_is_named(tmp_path: Path) -> None:
-    spec = load_checkpoint(str(make_tiny().folder)).spec
     path = tmp_path / "model.safetensors"
     for content in (b"", b"\xff" * 8, b"\x02\0\0\0\0\0\0\0[]", b"\x08\0\0\0\0\0\0\0" + b'{"a": 1}'):
         path.write_bytes(content)
         with pytest.raises(ConfigError, match=r"model\.safetensors"):
-            count_parameters([path], spec)
+            read_weight_files(tmp_path)
 
 
 def test_more_of_everything_needs_more() -> None:
