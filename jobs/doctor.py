@@ -10,16 +10,18 @@ import psutil
 
 from jobs.provenance import library_versions, longtake_version
 from jobs.tools import load_facts, torch_devices
+from model.machine import available_bytes
 from pipeline.probe import CODECS, decoder_versions
 from schemas.errors import LongtakeError
 from schemas.job import ClusterSpec, ModelSpec
+from schemas.ports import ModelFacts
 
 GIB = 1024**3
 
 
 def examine(model: str) -> dict[str, Any]:
     """Every fact of this installation, by heading; a model that cannot be had is a fact too."""
-    memory = psutil.virtual_memory()
+    total = psutil.virtual_memory().total
     cluster = ClusterSpec()
     return {
         "longtake": longtake_version(),
@@ -28,7 +30,7 @@ def examine(model: str) -> dict[str, Any]:
         "decoder": decoder_versions(),
         "codecs": sorted(CODECS),
         "cores": os.cpu_count(),
-        "memory": f"{memory.available / GIB:.1f} GiB free of {memory.total / GIB:.1f} GiB",
+        "memory": f"{available_bytes() / GIB:.1f} GiB free of {total / GIB:.1f} GiB",
         "devices": torch_devices(),
         "cluster": f"{cluster.model_workers} model and {cluster.decode_workers} decode worker, "
         "processes of an embedded Dask cluster on 127.0.0.1",
@@ -41,12 +43,18 @@ def _model(name: str) -> dict[str, Any]:
         facts, _ = load_facts(ModelSpec(name=name))
     except LongtakeError as error:
         return {"name": name, "problem": error.message}
-    free = psutil.virtual_memory().available - facts.weight_bytes - facts.fixed_bytes
+    narrow = facts.as_int8() or facts
     return {
         "name": facts.name,
         "digest": facts.digest[:16],
         "context": facts.context_tokens,
+        "yarn_factor": facts.yarn_factor,
         "weights": f"{facts.weight_bytes / GIB:.2f} GiB",
         "kv_bytes_per_token": facts.kv_bytes_per_token,
-        "tokens_that_fit": max(0, min(facts.context_tokens, free // facts.kv_bytes_per_token)),
+        "tokens_that_fit": _tokens_that_fit(facts),
+        "tokens_that_fit_int8": _tokens_that_fit(narrow),
     }
+
+
+def _tokens_that_fit(facts: ModelFacts) -> int:
+    return min(facts.context_tokens, facts.session_tokens(available_bytes(), 0))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import psutil
-
 from jobs.manifest import find_sources
 from jobs.show import plan_facts
 from jobs.tools import load_facts
+from model.machine import available_bytes
 from pipeline.plan import plan_job_video
 from pipeline.probe import probe
 from pipeline.questions import build_questions
@@ -23,7 +22,7 @@ UNREAD = "0" * 64
 def plan_job(job: JobSpec) -> tuple[list[dict[str, Any]], list[LongtakeError]]:
     """Facts of every plan that holds, and the error of every one that does not."""
     facts, counter = load_facts(job.model)
-    free = psutil.virtual_memory().available
+    free = available_bytes()
     plans, problems = [], []
     for source in find_sources(job.videos):
         try:
@@ -33,5 +32,5 @@ def plan_job(job: JobSpec) -> tuple[list[dict[str, Any]], list[LongtakeError]]:
         except LongtakeError as error:
             problems.append(error)
         else:
-            plans.append(plan_facts(index, plan))
+            plans.append(plan_facts(index, plan, facts))
     return plans, problems

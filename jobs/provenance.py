@@ -47,6 +47,7 @@ def gather_provenance(job: JobSpec, facts: ModelFacts) -> Provenance:
         job_id=job_id(job),
         model_id=facts.name,
         model_digest=facts.digest,
+        yarn_factor=facts.yarn_factor,
         longtake_version=longtake_version(),
         commit=commit,
         is_dirty=is_dirty,

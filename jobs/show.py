@@ -15,6 +15,7 @@ from pipeline.commit_log import CommitLog
 from schemas.errors import ConfigError
 from schemas.media import StreamIndex
 from schemas.plan import VideoPlan
+from schemas.ports import ModelFacts
 
 GIB = 1024**3
 
@@ -112,7 +113,7 @@ def json_lines(frame: pl.DataFrame) -> Iterator[str]:
         yield json.dumps(row, default=lambda value: value.isoformat())
 
 
-def plan_facts(index: StreamIndex, plan: VideoPlan) -> dict[str, Any]:
+def plan_facts(index: StreamIndex, plan: VideoPlan, facts: ModelFacts) -> dict[str, Any]:
     """One video's plan as plain values."""
     sampling = plan.sampling
     return {
@@ -132,14 +133,23 @@ def plan_facts(index: StreamIndex, plan: VideoPlan) -> dict[str, Any]:
         "kv_bytes": plan.memory.kv_bytes,
         "chunk_bytes": plan.memory.chunk_bytes,
         "total_bytes": plan.memory.total_bytes,
+        "yarn_factor": facts.yarn_factor,
         "bound_by": list(sampling.bound_by),
         "notes": list(index.notes),
     }
 
 
+def _caption(plans: list[dict[str, Any]]) -> str:
+    most = max(plans, key=lambda plan: plan["total_bytes"])
+    names = ("total_bytes", "weight_bytes", "kv_bytes", "chunk_bytes")
+    total, weights, kv, chunk = (f"{most[name] / GIB:.2f}" for name in names)
+    said = f"most memory: {total} GiB = weights {weights} + KV cache {kv} + chunk {chunk}"
+    return said if most["yarn_factor"] is None else f"{said}; YaRN factor {most['yarn_factor']:g}"
+
+
 def plans_table(plans: list[dict[str, Any]]) -> Table:
-    """Plans as people read them, with a total."""
-    table = Table()
+    """Plans as people read them, with the memory of the largest in parts, and YaRN if it is on."""
+    table = Table(caption=_caption(plans), caption_justify="left", caption_style="")
     for name in (
         "video",
         "length",

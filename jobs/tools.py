@@ -12,8 +12,18 @@ from schemas.ports import ModelFacts, PromptCounter, VideoModel
 
 
 def load_facts(spec: ModelSpec) -> tuple[ModelFacts, PromptCounter]:
-    """What a plan needs of the checkpoint. Raises ConfigError or ResourceError."""
-    checkpoint = load_checkpoint(spec.name, dtype=spec.dtype, kv_dtype=spec.kv_cache)
+    """What a plan needs of the checkpoint; no weights are downloaded for it.
+
+    Raises ConfigError or ResourceError.
+    """
+    checkpoint = load_checkpoint(
+        spec.name,
+        dtype=spec.dtype,
+        kv_dtype=spec.kv_cache,
+        context=spec.context,
+        yarn=spec.yarn,
+        weights=False,
+    )
     return checkpoint.facts, checkpoint.counter
 
 
@@ -22,7 +32,12 @@ def make_model(spec: ModelSpec) -> VideoModel:
     # Seconds of import and hundreds of MiB that the client and the decode workers must not pay.
     engine = importlib.import_module("model.engine")
     model: VideoModel = engine.load_model(
-        spec.name, dtype=spec.dtype, kv_dtype=spec.kv_cache, prefill_chunk=spec.prefill_chunk
+        spec.name,
+        dtype=spec.dtype,
+        kv_dtype=spec.kv_cache,
+        context=spec.context,
+        yarn=spec.yarn,
+        prefill_chunk=spec.prefill_chunk,
     )
     return model
 

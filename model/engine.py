@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import psutil
 import torch
 
+from model.devices import compute_devices, free_on
 from model.facts import Checkpoint, load_checkpoint
 from model.generate import GrammarTable
 from model.kv_cache import CacheForm, KvCache
@@ -21,15 +21,14 @@ from schemas.errors import InvariantError, ResourceError
 from schemas.plan import VideoPlan
 from schemas.ports import ModelFacts
 
-_HEADROOM = 0.95
-"""Share of the free memory that a session may be planned to take."""
-
 
 def load_model(
     name: str,
     *,
     dtype: str = "auto",
     kv_dtype: str = "auto",
+    context: int | None = None,
+    yarn: float | None = None,
     prefill_chunk: int = 8192,
     threads: int | None = None,
     outer_wrapper: bool = False,
@@ -40,7 +39,14 @@ def load_model(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    checkpoint = load_checkpoint(name, dtype=dtype, kv_dtype=kv_dtype, outer_wrapper=outer_wrapper)
+    checkpoint = load_checkpoint(
+        name,
+        dtype=dtype,
+        kv_dtype=kv_dtype,
+        outer_wrapper=outer_wrapper,
+        context=context,
+        yarn=yarn,
+    )
     facts, free = checkpoint.facts, free_bytes()
     if (need := facts.weight_bytes + facts.fixed_bytes - RUNTIME_BYTES) > free:
         raise ResourceError(
@@ -48,7 +54,7 @@ def load_model(
             "checkpoint, model.dtype bfloat16, or a larger machine.",
             reason="out_of_memory",
         )
-    weights = load_weights(checkpoint.folder, checkpoint.spec, checkpoint.dtype)
+    weights = load_weights(checkpoint.folder, checkpoint.spec, checkpoint.dtype, checkpoint.yarn)
     return LoadedModel(checkpoint, weights, prefill_chunk)
 
 
@@ -59,12 +65,8 @@ def list_devices() -> list[str]:
 
 
 def free_bytes() -> int:
-    """Memory that this process may still plan with, in bytes."""
-    if torch.cuda.is_available():
-        free = torch.cuda.mem_get_info()[0]
-    else:
-        free = psutil.virtual_memory().available
-    return int(free * _HEADROOM)
+    """Memory that this process may still plan with, in bytes, on all devices together."""
+    return sum(free_on(compute_devices()))
 
 
 def _gib(count: int) -> str:
@@ -120,15 +122,20 @@ class LoadedModel:
             )
         # The libraries are loaded by now.
         kv, chunk = plan.memory.kv_bytes, max(0, plan.memory.chunk_bytes - RUNTIME_BYTES)
-        free = free_bytes()
-        if kv + chunk > free:
-            fits = max(0, free - chunk) // self.facts.kv_bytes_per_token
-            raise ResourceError(
-                f"{plan.total_tokens} tokens need {_gib(kv)} for the KV cache and {_gib(chunk)} "
-                f"for a chunk, and {_gib(free)} are free; {fits} tokens would fit: lower "
-                "model.context, model.prefill_chunk or sampling.fps.",
-                reason="out_of_memory",
-            )
+        devices = self.weights.layer_devices
+        for device, free in zip(
+            unique := sorted(set(devices), key=str), free_on(unique), strict=True
+        ):
+            share = kv * devices.count(device) // len(devices)
+            if share + chunk > free:
+                raise ResourceError(
+                    f"{plan.total_tokens} tokens need {_gib(share)} for the KV cache and "
+                    f"{_gib(chunk)} for a chunk on {device}, and {_gib(free)} are free there; "
+                    f"{plan.total_tokens * max(0, free - chunk) // share} tokens would fit: lower "
+                    "model.context, model.prefill_chunk or sampling.fps, or set model.kv_cache "
+                    "int8.",
+                    reason="out_of_memory",
+                )
 
     def new_cache(self, capacity: int) -> KvCache:
         """An empty cache of this checkpoint's geometry."""

@@ -6,29 +6,27 @@ A name is `nano`, a folder, or a hub id. Only safetensors are read: a pickle can
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
-
-from model import memory
+from model import hub, memory
 from model.prompt import PromptLayout
 from model.spec import CheckpointSpec, read_spec
 from model.tokenizer import TextTokenizer
-from schemas.errors import ConfigError, ResourceError
+from model.weight_files import WeightFile, digest_file, read_object, read_weight_files
+from model.yarn import Yarn, choose_yarn
+from schemas.errors import ConfigError
 from schemas.ports import ModelFacts, SamplingAdvice
 
 NANO = Path(__file__).with_name("nano")
-_FILES = ("*.json", "*.safetensors", "*.txt")
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint that is on disk and known, not loaded."""
+    """A checkpoint that is known and not loaded; its weights need not be in the folder yet."""
 
     folder: Path
     spec: CheckpointSpec
@@ -36,43 +34,66 @@ class Checkpoint:
     facts: ModelFacts
     dtype: str
     kv_dtype: str
+    yarn: Yarn | None
+    """What loading adds to the config; None also where the config has YaRN of its own."""
 
 
 def load_checkpoint(
-    name: str, *, dtype: str = "auto", kv_dtype: str = "auto", outer_wrapper: bool = False
+    name: str,
+    *,
+    dtype: str = "auto",
+    kv_dtype: str = "auto",
+    outer_wrapper: bool = False,
+    context: int | None = None,
+    yarn: float | None = None,
+    weights: bool = True,
 ) -> Checkpoint:
-    """Find a checkpoint and read what it is. Raises ConfigError or ResourceError."""
-    folder = find_folder(name)
+    """Find a checkpoint and read what it is. Raises ConfigError or ResourceError.
+
+    A `context` beyond its own length turns on YaRN; `yarn` is a factor of the caller's own. Without
+    `weights` a hub id costs a few small files, and the same facts come of it.
+    """
+    folder, described = _find(name, weights)
     spec = read_spec(folder)
-    dtype = _choose_dtype("dtype", dtype, spec.dtype)
-    kv_dtype = _choose_dtype("kv_cache", kv_dtype, dtype)
-    weights = weight_files(folder)
+    dtype = _choose_dtype("dtype", dtype, spec.dtype, tuple(memory.DTYPE_BYTES))
+    kv_dtype = _choose_dtype("kv_cache", kv_dtype, dtype, memory.KV_DTYPES)
+    stretch, context_tokens = choose_yarn(name, spec, _native(folder, spec), context, yarn)
+    # Whatever is wrong with the settings has been said by now: this reads every byte.
+    files = read_weight_files(folder) if described is None else described
     facts = ModelFacts(
         name=name,
-        digest=digest_checkpoint(folder, weights),
+        digest=digest_checkpoint(folder, files, stretch),
         token_px=spec.token_px,
-        context_tokens=_context(folder, spec),
-        weight_bytes=memory.count_parameters(weights, spec) * memory.DTYPE_BYTES[dtype],
+        context_tokens=context_tokens,
+        weight_bytes=memory.count_parameters(files, spec) * memory.DTYPE_BYTES[dtype],
         kv_bytes_per_token=memory.kv_bytes_per_token(spec, kv_dtype),
         chunk_bytes_per_token=memory.chunk_bytes_per_token(spec, dtype),
         fixed_bytes=memory.fixed_bytes(spec, dtype),
         advice=_advice(folder),
+        kv_tail_bytes=memory.kv_tail_bytes(spec, kv_dtype),
+        fork_bytes_per_token=memory.kv_bytes_per_token(
+            spec, dtype if kv_dtype == "int8" else kv_dtype
+        ),
+        int8_kv_bytes_per_token=memory.kv_bytes_per_token(spec, "int8"),
+        int8_kv_tail_bytes=memory.kv_tail_bytes(spec, "int8"),
+        yarn_factor=stretch.factor if stretch else spec.text.rope_factor,
     )
     layout = PromptLayout(spec, TextTokenizer(folder), outer_wrapper=outer_wrapper)
-    return Checkpoint(folder, spec, layout, facts, dtype, kv_dtype)
+    return Checkpoint(folder, spec, layout, facts, dtype, kv_dtype, stretch)
 
 
-def _choose_dtype(setting: str, asked: str, own: str) -> str:
+def _choose_dtype(setting: str, asked: str, own: str, accepted: tuple[str, ...]) -> str:
     """The dtype that a setting means; weights stored in any other are read as bfloat16."""
     if asked == "auto":
-        return own if own in memory.DTYPE_BYTES else "bfloat16"
-    if asked not in memory.DTYPE_BYTES:
-        raise ConfigError(f"model.{setting} is {asked!r}; write auto, float32 or bfloat16.")
+        return own if own in accepted else "bfloat16"
+    if asked not in accepted:
+        names = f"auto, {', '.join(accepted[:-1])} or {accepted[-1]}"
+        raise ConfigError(f"model.{setting} is {asked!r}; write {names}.")
     return asked
 
 
-def find_folder(name: str) -> Path:
-    """Where a checkpoint lies; hub ids are downloaded. Raises ConfigError or ResourceError."""
+def find_folder(name: str) -> Path | None:
+    """The folder that a name means on this machine; None for a hub id. Raises ConfigError."""
     if name == "nano":
         return NANO
     folder = Path(name).expanduser()
@@ -83,75 +104,34 @@ def find_folder(name: str) -> Path:
             f"model {name!r} is no folder; name `nano`, a checkpoint folder, or a hub id such as "
             "Qwen/Qwen3-VL-8B-Instruct."
         )
-    return _download(name)
+    return None
 
 
-def _download(name: str) -> Path:
-    try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_FILES)))
-    except Exception as error:  # noqa: BLE001 - the hub client raises many kinds; all end the same
-        raise ResourceError(
-            f"model {name!r} is neither a folder here nor reachable on the hub "
-            f"({type(error).__name__}); check the name and the network, or copy the checkpoint to "
-            "a folder and name that."
-        ) from None
+def _find(name: str, weights: bool) -> tuple[Path, tuple[WeightFile, ...] | None]:
+    """Where a checkpoint lies, and its weight files where they are not there but described."""
+    if folder := find_folder(name) or hub.cached_folder(name):
+        return folder, None
+    return (hub.fetch(name), None) if weights else hub.describe(name)
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors of a checkpoint, sorted. Raises ConfigError where there are none."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        pickles = list(folder.glob("*.bin")) + list(folder.glob("*.pt"))
-        given = "pickled weights only, which can run code" if pickles else "no weights"
-        raise ConfigError(
-            f"{folder} holds {given}; *.safetensors are read. Convert or download them."
-        )
-    _check_shards(folder)
-    return files
-
-
-def _check_shards(folder: Path) -> None:
-    """A sharded checkpoint lists its files; one that was half downloaded must not get further."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return
-    listed = set(_read_object(index).get("weight_map", {}).values())
-    if missing := sorted(name for name in listed if not (folder / str(name)).is_file()):
-        raise ConfigError(f"{folder} lacks {', '.join(missing)}; finish the download.")
-
-
-def digest_checkpoint(folder: Path, weights: list[Path]) -> str:
-    """SHA-256 over config, tokenizer and weights, hex: names the checkpoint by content."""
+def digest_checkpoint(folder: Path, weights: Sequence[WeightFile], yarn: Yarn | None) -> str:
+    """SHA-256 over config, tokenizer, weights and YaRN, hex: names the model as it computes."""
     total = hashlib.sha256()
-    for path in [folder / "config.json", folder / "tokenizer.json", *weights]:
-        if path.is_file():
-            stat = path.stat()
-            total.update(f"{path.name}:{_digest(path, stat.st_mtime_ns, stat.st_size)}\n".encode())
+    small = [folder / "config.json", folder / "tokenizer.json"]
+    named = [(path.name, digest_file(path)) for path in small if path.is_file()]
+    for name, digest in [*named, *((file.name, file.sha256) for file in weights)]:
+        total.update(f"{name}:{digest}\n".encode())
+    if yarn:
+        total.update(f"yarn:{yarn.factor}:{yarn.native_tokens}\n".encode())
     return total.hexdigest()
-
-
-@lru_cache(maxsize=256)
-def _digest(path: Path, mtime_ns: int, size: int) -> str:  # noqa: ARG001 - part of the cache's key
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _preferences(folder: Path) -> dict[str, Any]:
     path = folder / "video_preprocessor_config.json"
     if not path.is_file():
         return {}
-    found = _read_object(path).get("longtake", {})
+    found = read_object(path).get("longtake", {})
     return found if isinstance(found, dict) else {}
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path} is no JSON object; download the checkpoint again.")
-    return found
 
 
 def _wish(folder: Path, key: str) -> Fraction | None:
@@ -170,7 +150,8 @@ def _wish(folder: Path, key: str) -> Fraction | None:
     )
 
 
-def _context(folder: Path, spec: CheckpointSpec) -> int:
+def _native(folder: Path, spec: CheckpointSpec) -> int:
+    """Longest sequence that the checkpoint is made for: its advice, else its config."""
     return int(_wish(folder, "context_tokens") or spec.text.max_positions)
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from model import fused
 from model.quantise import quantise_keys, quantise_values
 from model.segments import (
-    BLOCK_TOKENS,
     Layout,
     Segment,
     key_blocks,
@@ -24,6 +23,7 @@ from model.segments import (
 )
 from model.spec import TextSpec
 from schemas.errors import InvariantError
+from schemas.ports import KV_BLOCK_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,13 @@ class _Numbers:
 
     def write(self, start: int, keys: Tensor, values: Tensor) -> None:
         stop = start + keys.shape[1]
-        if self.layout == "pairs" and (stop - 1) // BLOCK_TOKENS != (start - 1) // BLOCK_TOKENS:
+        if (
+            self.layout == "pairs"
+            and (stop - 1) // KV_BLOCK_TOKENS != (start - 1) // KV_BLOCK_TOKENS
+        ):
             # The kernel multiplies whole blocks by weights that are zero behind the last token;
             # what lies there must be a number.
-            pairs = slice(stop // 2, -(-stop // BLOCK_TOKENS) * BLOCK_TOKENS // 2)
+            pairs = slice(stop // 2, -(-stop // KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS // 2)
             self.values[:, pairs] = 0
         put(key_blocks(self.layout, self.keys), start, keys)
         put(value_blocks(self.layout, self.values), start, values)
@@ -78,8 +81,8 @@ class _Numbers:
 
     def tensors(self, stop: int) -> dict[str, Tensor]:
         """The used memory, whole blocks, by name: what a snapshot writes and reads back."""
-        blocks = -(-stop // BLOCK_TOKENS)
-        per_block = {"rows": (BLOCK_TOKENS, BLOCK_TOKENS), "pairs": (1, BLOCK_TOKENS // 2)}
+        blocks = -(-stop // KV_BLOCK_TOKENS)
+        per_block = {"rows": (KV_BLOCK_TOKENS, KV_BLOCK_TOKENS), "pairs": (1, KV_BLOCK_TOKENS // 2)}
         of_keys, of_values = per_block[self.layout]
         return {
             "keys": self.keys[:, : blocks * of_keys],
@@ -95,11 +98,11 @@ class _Codes:
 
     def __init__(self, form: CacheForm, layer: int, capacity: int) -> None:
         self._whole = _Numbers(form, layer, capacity, torch.int8)
-        self._tail = _Numbers(form, layer, BLOCK_TOKENS, form.compute_dtype)
+        self._tail = _Numbers(form, layer, KV_BLOCK_TOKENS, form.compute_dtype)
         self._dtype = form.compute_dtype
         spec, device = form.spec, form.devices[layer]
-        blocks = -(-capacity // BLOCK_TOKENS)
-        shapes = (spec.kv_heads, blocks, spec.head_dim), (spec.kv_heads, blocks * BLOCK_TOKENS)
+        blocks = -(-capacity // KV_BLOCK_TOKENS)
+        shapes = (spec.kv_heads, blocks, spec.head_dim), (spec.kv_heads, blocks * KV_BLOCK_TOKENS)
         self._key_scales, self._value_scales = (
             torch.empty(shape, dtype=torch.bfloat16, device=device) for shape in shapes
         )
@@ -111,13 +114,13 @@ class _Codes:
             old_keys, old_values = tail.plain(0, self._num_tail, self._dtype)
             keys, values = torch.cat([old_keys, keys], 1), torch.cat([old_values, values], 1)
         first = start - self._num_tail
-        whole = keys.shape[1] // BLOCK_TOKENS * BLOCK_TOKENS
+        whole = keys.shape[1] // KV_BLOCK_TOKENS * KV_BLOCK_TOKENS
         if whole:
-            block = first // BLOCK_TOKENS
+            block = first // KV_BLOCK_TOKENS
             key_codes, key_scales = quantise_keys(keys[:, :whole])
             value_codes, value_scales = quantise_values(values[:, :whole])
             self._whole.write(first, key_codes, value_codes)
-            self._key_scales[:, block : block + whole // BLOCK_TOKENS] = key_scales
+            self._key_scales[:, block : block + whole // KV_BLOCK_TOKENS] = key_scales
             self._value_scales[:, first : first + whole] = value_scales
         self._whole_tokens, self._num_tail = first + whole, keys.shape[1] - whole
         if self._num_tail:
@@ -135,7 +138,7 @@ class _Codes:
     def trim(self, stop: int) -> None:
         """Tokens of a block that is no longer whole become numbers again."""
         whole = self._whole_tokens
-        self._num_tail = stop - whole if stop >= whole else stop % BLOCK_TOKENS
+        self._num_tail = stop - whole if stop >= whole else stop % KV_BLOCK_TOKENS
         if stop < whole and self._num_tail:
             (codes,) = self._codes(whole)
             self._tail.write(0, *codes.plain(stop - self._num_tail, stop, self._dtype))
@@ -143,12 +146,12 @@ class _Codes:
 
     def tensors(self, stop: int) -> dict[str, Tensor]:
         """The used memory by name; the tail's names begin with `tail_`."""
-        self._num_tail = stop % BLOCK_TOKENS
+        self._num_tail = stop % KV_BLOCK_TOKENS
         self._whole_tokens = stop - self._num_tail
         tail = self._tail.tensors(self._num_tail)
         return {
             **self._whole.tensors(self._whole_tokens),
-            "key_scales": self._key_scales[:, : self._whole_tokens // BLOCK_TOKENS],
+            "key_scales": self._key_scales[:, : self._whole_tokens // KV_BLOCK_TOKENS],
             "value_scales": self._value_scales[:, : self._whole_tokens],
             **{f"tail_{name}": tensor for name, tensor in tail.items()},
         }
@@ -163,7 +166,7 @@ class KvCache:
 
     def __init__(self, form: CacheForm, capacity: int, prefix: KvCache | None = None) -> None:
         self.form = form
-        self.capacity = -(-capacity // BLOCK_TOKENS) * BLOCK_TOKENS
+        self.capacity = -(-capacity // KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS
         self.prefix = prefix
         self._layers: list[_Numbers | _Codes] = [
             _Codes(form, layer, capacity)

@@ -6,14 +6,15 @@ against what is measured.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from math import prod
-from pathlib import Path
 
 from model.spec import CheckpointSpec
-from schemas.errors import ConfigError
+from model.weight_files import WeightFile
+from schemas.ports import KV_BLOCK_TOKENS
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
+KV_DTYPES = (*DTYPE_BYTES, "int8")
 ATTENTION_ROWS = 512
 """Query tokens that are attended at once."""
 ATTENTION_KEYS = 1024
@@ -24,32 +25,33 @@ RUNTIME_BYTES = 310 * 1024**2
 """What torch and transformers take once they are imported and have run; measured on Linux."""
 
 
-def count_parameters(weights: list[Path], spec: CheckpointSpec) -> int:
-    """Numbers that are loaded, from the headers of the safetensors. Raises ConfigError."""
-    shapes = {name: shape for path in weights for name, shape in _read_shapes(path).items()}
+def count_parameters(weights: Sequence[WeightFile], spec: CheckpointSpec) -> int:
+    """Numbers that are loaded, from the shapes of the stored tensors."""
+    shapes = {name: shape for file in weights for name, shape in file.shapes.items()}
     if spec.text.tied:
         shapes.pop("lm_head.weight", None)
     return sum(prod(shape) for shape in shapes.values())
 
 
-def _read_shapes(path: Path) -> dict[str, list[int]]:
-    try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(size, path.stat().st_size)))
-        return {
-            name: list(entry["shape"]) for name, entry in header.items() if name != "__metadata__"
-        }
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
-        raise ConfigError(
-            f"{path} is no readable safetensors file; download the checkpoint again."
-        ) from None
-
-
 def kv_bytes_per_token(spec: CheckpointSpec, kv_dtype: str) -> int:
-    """K and V of one token in all layers."""
+    """K and V of one token in all layers; a share of a block's scales is rounded up to a byte.
+
+    int8 keeps one bfloat16 scale per channel of each block of keys, and one per token of values.
+    """
     t = spec.text
-    return 2 * t.layers * t.kv_heads * t.head_dim * DTYPE_BYTES[kv_dtype]
+    heads = t.layers * t.kv_heads
+    if kv_dtype != "int8":
+        return 2 * heads * t.head_dim * DTYPE_BYTES[kv_dtype]
+    keys = (KV_BLOCK_TOKENS + 2) * t.head_dim
+    values = KV_BLOCK_TOKENS * (t.head_dim + 2)
+    return -(-heads * (keys + values) // KV_BLOCK_TOKENS)
+
+
+def kv_tail_bytes(spec: CheckpointSpec, kv_dtype: str) -> int:
+    """The tail of one cache: an int8 one keeps the block that is not full yet in bfloat16."""
+    if kv_dtype != "int8":
+        return 0
+    return KV_BLOCK_TOKENS * kv_bytes_per_token(spec, "bfloat16")
 
 
 def chunk_bytes_per_token(spec: CheckpointSpec, dtype: str) -> int:

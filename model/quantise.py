@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from model.segments import BLOCK_TOKENS
+from schemas.ports import KV_BLOCK_TOKENS
 
 _LARGEST = 127
 
@@ -18,7 +18,7 @@ def quantise_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
     """(kv heads, whole blocks of tokens, dim) → int8 codes of that shape, (kv heads, blocks, dim)
     scales."""
     heads, count, dim = keys.shape
-    blocks = keys.reshape(heads, count // BLOCK_TOKENS, BLOCK_TOKENS, dim).float()
+    blocks = keys.reshape(heads, count // KV_BLOCK_TOKENS, KV_BLOCK_TOKENS, dim).float()
     scales = _scales(blocks.abs().amax(2))
     return _codes(blocks, scales[:, :, None]).flatten(1, 2), scales
 

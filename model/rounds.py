@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from model.lanes import Lanes, Step
+from schemas.ports import MAX_TOGETHER
 
-MAX_TOGETHER = 64
-"""Answers in the making at once."""
 MAX_READS = 128
 """Positions read in one round: each costs a few float32 rows as wide as the vocabulary."""
 

@@ -18,9 +18,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from schemas.ports import KV_BLOCK_TOKENS
+
 Layout = Literal["rows", "pairs"]
-BLOCK_TOKENS = 64
-"""Tokens that are quantised, saved and laid out together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Segment:
         values = take(value_blocks(self.layout, self.values), start, stop)
         if self.key_scales is None or self.value_scales is None:
             return keys.to(dtype), values.to(dtype)
-        at = torch.arange(start, stop, device=keys.device) // BLOCK_TOKENS
+        at = torch.arange(start, stop, device=keys.device) // KV_BLOCK_TOKENS
         keys = keys.float() * self.key_scales[:, at].float()
         values = values.float() * self.value_scales[:, start:stop, None].float()
         return keys.to(dtype), values.to(dtype)
@@ -63,12 +63,12 @@ def reserve(
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
     """Memory for the keys and values of `capacity` tokens, whole blocks; nothing is written."""
-    blocks = -(-capacity // BLOCK_TOKENS)
-    tokens = blocks * BLOCK_TOKENS
+    blocks = -(-capacity // KV_BLOCK_TOKENS)
+    tokens = blocks * KV_BLOCK_TOKENS
     if layout == "rows":
         shapes = [(heads, tokens, dim)] * 2
     else:
-        shapes = [(heads, blocks, dim // 2, BLOCK_TOKENS, 2), (heads, tokens // 2, dim, 2)]  # type: ignore[list-item]
+        shapes = [(heads, blocks, dim // 2, KV_BLOCK_TOKENS, 2), (heads, tokens // 2, dim, 2)]  # type: ignore[list-item]
     keys, values = (torch.empty(shape, dtype=dtype, device=device) for shape in shapes)
     return keys, values
 
@@ -86,7 +86,7 @@ def value_blocks(layout: Layout, values: Tensor) -> Tensor:
 
 def _by_block(tokens: Tensor) -> Tensor:
     heads, count, dim = tokens.shape
-    return tokens.view(heads, count // BLOCK_TOKENS, BLOCK_TOKENS, dim)
+    return tokens.view(heads, count // KV_BLOCK_TOKENS, KV_BLOCK_TOKENS, dim)
 
 
 def put(blocks: Tensor, start: int, tokens: Tensor) -> None:

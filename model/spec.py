@@ -28,11 +28,15 @@ class TextSpec:
     ffn: int
     vocab: int
     max_positions: int
+    """Longest sequence of the config as it is written, YaRN included where it has that."""
     tied: bool
     experts: int
     """Experts per layer; 0 for a dense checkpoint."""
     experts_used: int
     expert_ffn: int
+    rope_type: str
+    rope_factor: float | None
+    """How far the config itself stretches the positions; None where it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,8 @@ def read_spec(folder: Path) -> CheckpointSpec:
 
 def _spec(config: dict[str, Any]) -> CheckpointSpec:
     text, vision = config["text_config"], config["vision_config"]
+    rope = text.get("rope_scaling") or text.get("rope_parameters") or {}
+    rope_type = rope.get("rope_type") or rope.get("type") or "default"
     return CheckpointSpec(
         model_type=config["model_type"],
         text=TextSpec(
@@ -121,6 +127,8 @@ def _spec(config: dict[str, Any]) -> CheckpointSpec:
             experts=text.get("num_experts", 0),
             experts_used=text.get("num_experts_per_tok", 0),
             expert_ffn=text.get("moe_intermediate_size", 0),
+            rope_type=rope_type,
+            rope_factor=None if rope_type == "default" else rope.get("factor"),
         ),
         vision=VisionSpec(
             depth=vision["depth"],

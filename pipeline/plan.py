@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+from pipeline.fit import explain_lack
 from pipeline.sampling import SamplingLimits, sample
 from schemas.errors import ConfigError, ResourceError
 from schemas.job import JobSpec
@@ -81,11 +82,11 @@ def plan_video(
     """Count everything. Raises ConfigError (context too small) or ResourceError (memory)."""
     pairs = _pairs(sampling, counter)
     chunks = group_chunks(pairs, prefill_chunk)
-    question_tokens = sum(counter.question_tokens(question) for question in questions)
+    asked = [counter.question_tokens(question) for question in questions]
     longest = max(chunk.num_tokens for chunk in chunks)
     video_tokens = sum(pair.num_tokens for pair in pairs)
-    total = counter.prefix_tokens() + video_tokens + question_tokens
-    in_one_fork = total - question_tokens + longest_question(counter, questions)
+    session = counter.prefix_tokens() + video_tokens
+    in_one_fork = session + max(asked, default=0)
     if in_one_fork > context:
         raise ConfigError(
             f"the plan needs {in_one_fork} tokens ({len(pairs)} patch pairs of up to "
@@ -93,13 +94,13 @@ def plan_video(
             f"sampling.video_tokens to {context - in_one_fork + video_tokens} or less, or "
             f"model.context to {in_one_fork}."
         )
-    memory = facts.memory(total, longest)
+    memory = facts.memory(session, longest, asked)
     if available_bytes is not None and memory.total_bytes > available_bytes:
-        raise ResourceError(_too_large(facts, total, longest, available_bytes))
+        # A shorter plan may cut its chunks otherwise, up to the setting.
+        chunk = longest if len(chunks) == 1 else max(longest, prefill_chunk)
+        raise ResourceError(explain_lack(facts, session, chunk, asked, available_bytes))
     frame_bytes = max(len(c.pairs) for c in chunks) * 6 * sampling.grid.height * sampling.grid.width
-    return VideoPlan(
-        sampling, chunks, counter.prefix_tokens(), question_tokens, memory, frame_bytes
-    )
+    return VideoPlan(sampling, chunks, counter.prefix_tokens(), sum(asked), memory, frame_bytes)
 
 
 def _pairs(sampling: SamplingPlan, counter: PromptCounter) -> tuple[PatchPair, ...]:
@@ -124,21 +125,6 @@ def group_chunks(pairs: Sequence[PatchPair], chunk_tokens: int) -> tuple[Chunk, 
         groups[-1].append(pair)
         filled += pair.num_tokens
     return tuple(Chunk(i, tuple(group)) for i, group in enumerate(groups))
-
-
-def _too_large(facts: ModelFacts, total: int, longest: int, available: int) -> str:
-    need = facts.memory(total, longest)
-    room = available - need.weight_bytes - need.chunk_bytes
-    fits = max(0, room // facts.kv_bytes_per_token)
-    gib = 1024**3
-    sentence = (
-        f"{total} tokens of {facts.name} need {need.total_bytes / gib:.1f} GiB (weights "
-        f"{need.weight_bytes / gib:.1f}, KV cache {need.kv_bytes / gib:.1f}, chunk "
-        f"{need.chunk_bytes / gib:.1f}) and {available / gib:.1f} GiB are free; "
-    )
-    if fits > longest:
-        return sentence + f"{fits} tokens would fit: set model.context to that, or lower the fps."
-    return sentence + "choose a smaller checkpoint or a smaller model.prefill_chunk."
 
 
 def plan_job_video(

@@ -140,9 +140,12 @@ class ModelSpec(_Strict):
     name: str = "nano"
     """`nano` (bundled), a checkpoint folder, or a hub id such as Qwen/Qwen3-VL-8B-Instruct."""
     context: Tokens | None = None
-    """Longest sequence; None: what the checkpoint is made for."""
+    """Longest sequence; None: what the checkpoint is made for. More than that turns on YaRN."""
+    yarn: float | None = Field(None, gt=1, le=4, allow_inf_nan=False)
+    """YaRN factor; None: off within the checkpoint's own length, 2 up to twice that, else 3."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    kv_cache: Literal["auto", "float32", "bfloat16"] = "auto"
+    kv_cache: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    """What keys and values are kept in; auto: what the layers compute in."""
     prefill_chunk: Tokens = 8192
 
 

@@ -7,7 +7,7 @@ A half-filled session has no `ask`, so it cannot be sampled by mistake.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal, Protocol
 
@@ -16,6 +16,10 @@ from schemas.plan import MemoryNeed, VideoPlan
 
 Finish = Literal["complete", "truncated"]
 Form = Literal["events", "text", "choice"]
+KV_BLOCK_TOKENS = 64
+"""Every KV cache is reserved in whole blocks of so many tokens."""
+MAX_TOGETHER = 64
+"""Questions on one video that are answered at once; each has a cache of its own meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +76,67 @@ class ModelFacts:
 
     name: str
     digest: str
-    """SHA-256 over config, tokenizer and weight files: the model's name by content."""
+    """SHA-256 over config, tokenizer, weight files and YaRN: the model by what it computes."""
     token_px: int
     """Pixels covered by one merged token per side: patch size × merge size."""
     context_tokens: int
-    """Longest sequence that the checkpoint is made for."""
+    """Longest sequence: what the checkpoint is made for, or the job's own where YaRN is on."""
     weight_bytes: int
     kv_bytes_per_token: int
+    """K and V of one token in all layers, shares of a block rounded up to a byte."""
     chunk_bytes_per_token: int
     """Peak bytes per token of one prefill chunk: activations, vision features, pixels."""
     fixed_bytes: int
     """Bytes that depend on neither tokens nor chunk: logits, rope tables, workspace."""
     advice: SamplingAdvice = SamplingAdvice()
+    kv_tail_bytes: int = 0
+    """Bytes of a session's cache that no token count changes: the block not yet narrowed."""
+    fork_bytes_per_token: int = 0
+    """K and V of one token of a question's own cache, which is never narrowed to int8; 0: as the
+    session's."""
+    int8_kv_bytes_per_token: int = 0
+    """`kv_bytes_per_token` of an int8 cache, to offer it; 0 where it is not offered."""
+    int8_kv_tail_bytes: int = 0
+    yarn_factor: float | None = None
+    """How far YaRN stretches the positions; None where it is off."""
 
-    def memory(self, total_tokens: int, chunk_tokens: int) -> MemoryNeed:
-        """Predicted bytes of a session of `total_tokens`, prefilled `chunk_tokens` at a time."""
-        chunk_bytes = self.chunk_bytes_per_token * chunk_tokens + self.fixed_bytes
-        return MemoryNeed(self.weight_bytes, self.kv_bytes_per_token * total_tokens, chunk_bytes)
+    def memory(
+        self, session_tokens: int, chunk_tokens: int, question_tokens: Sequence[int] = ()
+    ) -> MemoryNeed:
+        """Predicted bytes of a session, prefilled `chunk_tokens` at a time, with a fork for each
+        question."""
+        tokens = _whole_blocks(session_tokens)
+        together = sorted(question_tokens, reverse=True)[:MAX_TOGETHER]
+        forks = sum(_whole_blocks(count) for count in together)
+        per_fork_token = self.fork_bytes_per_token or self.kv_bytes_per_token
+        return MemoryNeed(
+            self.weight_bytes,
+            self.kv_bytes_per_token * tokens + self.kv_tail_bytes + per_fork_token * forks,
+            self.chunk_bytes_per_token * chunk_tokens + self.fixed_bytes,
+        )
+
+    def session_tokens(
+        self, available_bytes: int, chunk_tokens: int, question_tokens: Sequence[int] = ()
+    ) -> int:
+        """Tokens of the longest session that `available_bytes` hold: the inverse of `memory`."""
+        room = available_bytes - self.memory(0, chunk_tokens, question_tokens).total_bytes
+        blocks = room // (self.kv_bytes_per_token * KV_BLOCK_TOKENS)
+        return max(0, blocks) * KV_BLOCK_TOKENS
+
+    def as_int8(self) -> ModelFacts | None:
+        """The same checkpoint with an int8 cache; None where that would save nothing."""
+        if not 0 < self.int8_kv_bytes_per_token < self.kv_bytes_per_token:
+            return None
+        return replace(
+            self,
+            kv_bytes_per_token=self.int8_kv_bytes_per_token,
+            kv_tail_bytes=self.int8_kv_tail_bytes,
+            fork_bytes_per_token=self.fork_bytes_per_token or self.kv_bytes_per_token,
+        )
+
+
+def _whole_blocks(tokens: int) -> int:
+    return -(-tokens // KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS
 
 
 class PromptCounter(Protocol):

@@ -15,6 +15,8 @@ class Provenance:
     job_id: str
     model_id: str
     model_digest: str
+    yarn_factor: float | None
+    """Factor by which the model's positions were stretched, if they were."""
     longtake_version: str
     commit: str
     """Commit of the code, empty where it does not run from a checkout."""

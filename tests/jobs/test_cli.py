@@ -167,6 +167,19 @@ def test_plan_counts_without_decoding(longtake: Any) -> None:
     assert facts["total_bytes"] == facts["weight_bytes"] + facts["kv_bytes"] + facts["chunk_bytes"]
     table = longtake("plan", "--video", str(HERE / "several_events.mp4"))
     assert "several_events.mp4" in table.out
+    for part in ("most memory: 0.", "weights 0.", "KV cache 0.", "chunk 0."):
+        assert part in table.out
+    assert "YaRN" not in table.out
+
+
+def test_plan_says_that_yarn_is_on(longtake: Any) -> None:
+    video = str(HERE / "modern.mp4")
+    plan = ("plan", "--video", video, "--context", "16k")
+    assert json.loads(longtake(*plan, "--json").out)["yarn_factor"] == 2.0
+    assert "YaRN factor 2" in longtake(*plan).out
+    said = longtake("plan", "--video", video, "--context", "64k")
+    assert said.code == 4
+    assert "more than 4 times what nano is made for (8192)" in said.err
 
 
 def test_plan_names_what_it_cannot_plan(longtake: Any, tmp_path: Path) -> None:
@@ -181,6 +194,8 @@ def test_doctor(longtake: Any) -> None:
     facts = json.loads(longtake("doctor", "--json").out)
     assert facts["model"]["name"] == "nano"
     assert facts["libraries"]["torch"]
+    assert facts["model"]["yarn_factor"] is None
+    assert facts["model"]["tokens_that_fit"] == facts["model"]["context"] == 8192
     assert "av " in longtake("doctor").out
     assert "problem" in json.loads(longtake("doctor", "--json", "--model", "./x").out)["model"]
 

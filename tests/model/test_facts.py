@@ -10,12 +10,12 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 
+from model import facts as facts_room
 from model.facts import NANO, find_folder, load_checkpoint
 from model.spec import read_spec
-from schemas.errors import ConfigError, ResourceError
+from schemas.errors import ConfigError
 from tests.model.tiny import Shape, Tiny, config_of, make_tiny
 
 
@@ -106,10 +106,30 @@ def test_dtypes(tiny: Tiny) -> None:
     assert 2 * cache.facts.kv_bytes_per_token == auto.facts.kv_bytes_per_token
 
 
-@pytest.mark.parametrize("setting", ["dtype", "kv_dtype"])
-def test_an_unknown_dtype_is_refused(tiny: Tiny, setting: str) -> None:
-    with pytest.raises(ConfigError, match=r"float8.*float32 or bfloat16"):
-        load_checkpoint(str(tiny.folder), **{setting: "float8"})
+def test_an_int8_cache(tiny: Tiny) -> None:
+    wide = load_checkpoint(str(tiny.folder))
+    narrow = load_checkpoint(str(tiny.folder), kv_dtype="int8")
+    assert (narrow.dtype, narrow.kv_dtype) == ("float32", "int8")
+    assert narrow.facts.kv_bytes_per_token == 3 * 2 * (2 * 32 + 2 + 1)
+    assert narrow.facts.kv_tail_bytes == 64 * (3 * 2 * 2 * 32 * 2)
+    # What a plan offers is what the setting gives.
+    offered = wide.facts.as_int8()
+    assert offered is not None
+    assert offered.memory(1000, 10, [5]) == narrow.facts.memory(1000, 10, [5])
+    assert narrow.facts.as_int8() is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "given", "accepted"),
+    [
+        ("dtype", "float8", r"float8.*auto, float32 or bfloat16"),
+        ("dtype", "int8", r"int8.*auto, float32 or bfloat16"),
+        ("kv_dtype", "float8", r"float8.*auto, float32, bfloat16 or int8"),
+    ],
+)
+def test_an_unknown_dtype_is_refused(tiny: Tiny, setting: str, given: str, accepted: str) -> None:
+    with pytest.raises(ConfigError, match=accepted):
+        load_checkpoint(str(tiny.folder), **{setting: given})
 
 
 def test_weights_of_another_dtype_are_read_as_bfloat16(copied: Path) -> None:
@@ -142,34 +162,6 @@ def test_a_name_that_is_nothing(name: str) -> None:
     assert caught.value.exit_code == 4
 
 
-def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_args: object, **_kwargs: object) -> str:
-        raise huggingface_hub.errors.LocalEntryNotFoundError("no network")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(ResourceError, match=r"Some/Model.*hub") as caught:
-        load_checkpoint("Some/Model")
-    assert caught.value.exit_code == 5
-
-
-def test_a_hub_id_is_downloaded_without_pickles(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: dict[str, object] = {}
-
-    def fetch(name: str, **options: object) -> str:
-        asked.update(options, name=name)
-        return str(tiny.folder)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    assert load_checkpoint("Some/Model").facts.name == "Some/Model"
-    assert asked["name"] == "Some/Model"
-    patterns = asked["allow_patterns"]
-    assert isinstance(patterns, list)
-    assert "*.safetensors" in patterns
-    assert not any("bin" in pattern or pattern == "*" for pattern in patterns)
-
-
 def test_pickled_weights_are_refused(copied: Path) -> None:
     (copied / "model.safetensors").rename(copied / "pytorch_model.bin")
     with pytest.raises(ConfigError, match=r"pickle.*safetensors"):
@@ -180,6 +172,14 @@ def test_a_folder_without_weights(copied: Path) -> None:
     (copied / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match="no weights"):
         load_checkpoint(str(copied))
+
+
+def test_a_wrong_setting_is_said_before_the_weights_are_read(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts_room, "read_weight_files", lambda _: pytest.fail("weights were read"))
+    with pytest.raises(ConfigError, match="4 times"):
+        load_checkpoint(str(copied), context=100_000)
 
 
 def test_a_missing_shard_is_named(copied: Path) -> None:

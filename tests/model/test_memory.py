@@ -12,8 +12,14 @@ from pathlib import Path
 import pytest
 
 from model.facts import load_checkpoint
-from model.memory import chunk_bytes_per_token, count_parameters, fixed_bytes, kv_bytes_per_token
+from model.memory import (
+    chunk_bytes_per_token,
+    fixed_bytes,
+    kv_bytes_per_token,
+    kv_tail_bytes,
+)
 from model.spec import CheckpointSpec
+from model.weight_files import read_weight_files
 from schemas.errors import ConfigError
 from tests.model.tiny import Shape, make_tiny
 
@@ -56,6 +62,26 @@ def test_kv_bytes_of_the_released_sizes(layers: int, kv_heads: int, expected: in
 
 
 @pytest.mark.parametrize(
+    ("layers", "kv_heads", "expected"),
+    [(28, 8, 58_688), (36, 8, 75_456), (64, 8, 134_144), (48, 4, 50_304), (94, 4, 98_512)],
+)
+def test_int8_kv_bytes_of_the_released_sizes(layers: int, kv_heads: int, expected: int) -> None:
+    spec = released(layers, kv_heads)
+    assert kv_bytes_per_token(spec, "int8") == expected
+    # One block, number by number: keys, their scales per channel, values, their scales per token.
+    block = layers * kv_heads * (64 * 128 + 128 * 2 + 64 * 128 + 64 * 2)
+    assert 64 * expected == block
+    assert kv_tail_bytes(spec, "int8") == 64 * kv_bytes_per_token(spec, "bfloat16")
+    assert kv_tail_bytes(spec, "bfloat16") == 0
+
+
+def test_a_share_of_a_scale_is_rounded_up() -> None:
+    spec = released(1, 1)
+    narrow = replace(spec, text=replace(spec.text, head_dim=16))
+    assert kv_bytes_per_token(narrow, "int8") == 2 * 16 + 2 + 1
+
+
+@pytest.mark.parametrize(
     "shape", [Shape(), Shape(tied=False, deepstack=()), Shape(moe=True, tied=False)], ids=str
 )
 def test_weights_are_counted_from_their_headers(shape: Shape) -> None:
@@ -65,12 +91,11 @@ def test_weights_are_counted_from_their_headers(shape: Shape) -> None:
 
 
 def test_a_broken_weight_file_is_named(tmp_path: Path) -> None:
-    spec = load_checkpoint(str(make_tiny().folder)).spec
     path = tmp_path / "model.safetensors"
     for content in (b"", b"\xff" * 8, b"\x02\0\0\0\0\0\0\0[]", b"\x08\0\0\0\0\0\0\0" + b'{"a": 1}'):
         path.write_bytes(content)
         with pytest.raises(ConfigError, match=r"model\.safetensors"):
-            count_parameters([path], spec)
+            read_weight_files(tmp_path)
 
 
 def test_more_of_everything_needs_more() -> None:

@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from model import weights
 from model.spec import read_spec
-from model.weights import load_weights
-from schemas.errors import ConfigError
+from model.weights import Weights, load_weights
+from schemas.errors import ConfigError, ResourceError
 from tests.model.tiny import Shape, Tiny, make_tiny
 
 
@@ -78,3 +79,56 @@ def test_a_cut_file_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(ConfigError, match="download"):
         load_weights(folder, read_spec(folder), "float32")
+
+
+def load_on_two(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, shares: tuple[float, float]
+) -> Weights:
+    """Load over the CPU and a device that keeps shapes only, each free for a share of the model."""
+    total = sum(p.numel() for p in tiny.reference.parameters()) * 4
+    free = tuple(int(total * share) for share in shares)
+    devices = (torch.device("cpu"), torch.device("meta"))
+    monkeypatch.setattr(weights, "compute_devices", lambda: devices)
+    monkeypatch.setattr(weights, "free_on", lambda _: free)
+    return load_weights(tiny.folder, read_spec(tiny.folder), "float32")
+
+
+def devices_of(module: torch.nn.Module) -> set[str]:
+    return {p.device.type for p in module.parameters()}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_layers_are_spread_over_two_devices(tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_on_two(make_tiny(Shape(tied=tied, layers=6)), monkeypatch, (0.8, 0.8))
+    kinds = [device.type for device in loaded.layer_devices]
+    assert kinds == sorted(kinds)
+    assert set(kinds) == {"cpu", "meta"}
+    for layer, kind in zip(loaded.text.layers, kinds, strict=True):
+        assert devices_of(layer) == {kind}
+    assert devices_of(loaded.vision) == devices_of(loaded.text.embed_tokens) == {"cpu"}
+    assert devices_of(loaded.text.norm) == {"meta"}
+    assert loaded.device.type == "cpu"
+    # A tied head stays with the embedding; one of its own goes with the norm.
+    assert devices_of(loaded.module.lm_head) == {"cpu" if tied else "meta"}
+    assert (loaded.module.lm_head.weight is loaded.text.embed_tokens.weight) == tied
+
+
+def test_the_head_takes_hidden_states_from_any_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_on_two(make_tiny(Shape(tied=False)), monkeypatch, (0.8, 0.8))
+    assert loaded.logits(torch.zeros(2, 64)).device.type == "meta"
+
+
+def test_a_first_device_with_room_takes_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_on_two(make_tiny(), monkeypatch, (2.0, 2.0))
+    assert {device.type for device in loaded.layer_devices} == {"cpu"}
+
+
+def test_devices_that_are_too_small_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ResourceError, match="found no place"):
+        load_on_two(make_tiny(), monkeypatch, (0.6, 0.2))
+
+
+def test_one_device_holds_every_layer() -> None:
+    tiny = make_tiny()
+    loaded = load_weights(tiny.folder, read_spec(tiny.folder), "float32")
+    assert loaded.layer_devices == (loaded.device,) * 3

@@ -32,6 +32,7 @@ class Counter:
 
 
 FACTS = ModelFacts("m", "d" * 64, 32, 4096, 1000, 10, 5, 100)
+NARROW = replace(FACTS, int8_kv_bytes_per_token=3, int8_kv_tail_bytes=77)
 QUESTIONS = [
     Question("a", "?", "events", max_tokens=30),
     Question("b", "?", "events", max_tokens=50),
@@ -39,12 +40,17 @@ QUESTIONS = [
 
 
 def plan_of(
-    seconds: int, *, context: int = 4096, chunk: int = 100, free: int | None = None
+    seconds: int,
+    *,
+    context: int = 4096,
+    chunk: int = 100,
+    free: int | None = None,
+    facts: ModelFacts = FACTS,
 ) -> VideoPlan:
     sampling = sample(make_index(steady(seconds), seconds * 1000), limits(pair_tokens=12))
     return plan_video(
         sampling,
-        FACTS,
+        facts,
         Counter(),
         QUESTIONS,
         context=context,
@@ -74,7 +80,10 @@ def test_memory_is_the_facts_arithmetic() -> None:
     plan = plan_of(60)
     longest = max(chunk.num_tokens for chunk in plan.chunks)
     assert plan.memory.weight_bytes == 1000
-    assert plan.memory.kv_bytes == 10 * plan.total_tokens
+    # The video's cache and one per question, each in whole blocks of 64 tokens.
+    session = plan.prefix_tokens + plan.video_tokens
+    assert session % 64
+    assert plan.memory.kv_bytes == 10 * 64 * (session // 64 + 1 + 1 + 2)
     assert plan.memory.chunk_bytes == 5 * longest + 100
 
 
@@ -100,11 +109,83 @@ def test_a_plan_beyond_the_context_says_what_would_fit() -> None:
     assert plan_of(60, context=needed).num_pairs == 30
 
 
-def test_a_plan_beyond_the_memory_says_what_would_fit() -> None:
+def test_a_session_has_a_tail_and_forks_keep_their_numbers() -> None:
+    tailed = replace(FACTS, kv_tail_bytes=7)
+    assert plan_of(60, facts=tailed).memory.kv_bytes == plan_of(60).memory.kv_bytes + 7
+    wide = FACTS.memory(640, 1, [64, 65]).kv_bytes
+    forks = replace(FACTS, fork_bytes_per_token=2 * FACTS.kv_bytes_per_token)
+    assert forks.memory(640, 1, [64, 65]).kv_bytes - wide == 192 * FACTS.kv_bytes_per_token
+
+
+def test_no_more_forks_than_are_answered_at_once() -> None:
+    one, all_ = FACTS.memory(640, 1, [64] * 64), FACTS.memory(640, 1, [64] * 200)
+    assert one.kv_bytes == all_.kv_bytes
+
+
+@given(
+    st.integers(0, 40_000),
+    st.integers(0, 300),
+    st.lists(st.integers(1, 200), max_size=3),
+    st.integers(0, 90),
+)
+def test_the_longest_session_fits_and_no_longer_one(
+    free: int, chunk: int, questions: list[int], tail: int
+) -> None:
+    facts = replace(FACTS, kv_tail_bytes=tail)
+    most = facts.session_tokens(free, chunk, questions)
+    assert facts.memory(most + 1, chunk, questions).total_bytes > free
+    if most:
+        assert facts.memory(most, chunk, questions).total_bytes <= free
+
+
+def plan_in(free: int | None, context: int, facts: ModelFacts) -> VideoPlan:
+    """Five minutes of video in as much of the context as they take."""
+    job = make_job(model={"context": context, "prefill_chunk": 100})
+    index = make_index(steady(300), 300_000)
+    return plan_job_video(index, job, facts, Counter(), QUESTIONS, free)
+
+
+def refusal(free: int, facts: ModelFacts = FACTS) -> str:
     with pytest.raises(ResourceError) as caught:
-        plan_of(60, free=4000)
-    assert "tokens would fit" in caught.value.message
+        plan_in(free, 4096, facts)
     assert caught.value.exit_code == 5
+    return caught.value.message
+
+
+@pytest.mark.parametrize("free", [6000, 9000, 20_000])
+def test_a_plan_beyond_the_memory_says_what_would_fit(free: int) -> None:
+    message = refusal(free)
+    assert "int8" not in message
+    context = int(message.split(" tokens would fit")[0].split()[-1])
+    assert plan_in(free, context, FACTS).memory.total_bytes <= free
+    # The figure is the longest: what a context one block longer may take is too much.
+    questions = [50, 70]
+    longer = FACTS.memory(context - 70 + 64, 100, questions)
+    assert longer.total_bytes > free
+
+
+def test_int8_is_offered_where_it_holds_all_of_it() -> None:
+    message = refusal(20_000, NARROW)
+    assert "model.kv_cache int8 all of it fits" in message
+    narrow = NARROW.as_int8()
+    assert narrow is not None
+    assert plan_in(20_000, 4096, narrow).memory.total_bytes <= 20_000
+
+
+def test_int8_is_offered_with_its_own_context() -> None:
+    message = refusal(9000, NARROW)
+    wide = int(message.split(" tokens would fit")[0].split()[-1])
+    context = int(message.split("int8 a context of ")[1].split()[0])
+    assert context > wide
+    narrow = NARROW.as_int8()
+    assert narrow is not None
+    assert plan_in(9000, context, narrow).memory.total_bytes <= 9000
+
+
+def test_no_context_is_offered_where_the_chunk_alone_is_too_much() -> None:
+    message = refusal(1800)
+    assert "would fit" not in message
+    assert "smaller model.prefill_chunk" in message
 
 
 def make_job(**changes: object) -> JobSpec:
