@@ -15,12 +15,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from model.flash import add_flash, takes_flash
-from model.fused import add_fused
+from model.fused import add_fused, runs_here
 from model.memory import ATTENTION_KEYS, ATTENTION_ROWS
 from model.running import Running
-from model.segments import Segment
+from model.segments import Segment, lay_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,26 @@ def attend(queries: Tensor, views: Sequence[View], kv_heads: int, scale: float) 
             _add_blocks(running, folded, rows, segment, view.limit, group)
     mixed = running.result().view(kv_heads, count, group * dim).transpose(0, 1)
     return mixed.reshape(count, heads * dim).to(queries.dtype)
+
+
+def attend_apart(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """Many short sequences, each within itself and not causal: all (sequences, n, heads, dim).
+
+    Returns that shape. What a vision tower does to its patch pairs.
+    """
+    sequences, count, heads, dim = queries.shape
+    apart = [t.transpose(1, 2) for t in (queries, keys, values)]
+    if not (queries.device.type == "cpu" and queries.dtype is torch.bfloat16 and runs_here()):
+        q, k, v = apart
+        return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
+    # Whole vectors: dimensions of zeros change no score and are cut off again.
+    wide = -(-dim // 16) * 16
+    q, k, v = (F.pad(t, (0, wide - dim)).flatten(0, 1) for t in apart)
+    segment = lay_out("pairs", k, v)
+    running = Running.start(q, scale)
+    add_fused(running, q, slice(0, count), segment, limit=None, group=1)
+    mixed = running.result().to(queries.dtype)[..., :dim]
+    return mixed.view(sequences, heads, count, dim).transpose(1, 2)
 
 
 def _add_blocks(

@@ -8,8 +8,9 @@ import numpy as np
 from llguidance import LLMatcher
 
 from model.lanes import Lanes, Step
+from model.memory import MAX_READS
 from model.options import OptionIds
-from model.rounds import MAX_READS, Look, Making, Seen
+from model.rounds import Look, Making, Seen
 from schemas.errors import InvariantError
 from schemas.ports import Finish
 

@@ -10,7 +10,7 @@ from model.devices import compute_devices, free_on
 from model.facts import Checkpoint, load_checkpoint
 from model.generate import GrammarTable
 from model.kv_cache import CacheForm, KvCache
-from model.memory import RUNTIME_BYTES
+from model.memory import RUNTIME_BYTES, slice_tokens
 from model.prefill import run_tokens
 from model.prompt import PromptLayout
 from model.session import Filling
@@ -79,8 +79,8 @@ class LoadedModel:
     def __init__(self, checkpoint: Checkpoint, weights: Weights, prefill_chunk: int) -> None:
         self.checkpoint = checkpoint
         self.weights = weights
-        self.prefill_chunk = prefill_chunk
         self.vision = VisionEncoder(weights.vision, checkpoint.spec.vision)
+        self.slice_tokens = min(prefill_chunk, slice_tokens(checkpoint.spec, checkpoint.dtype))
         self.cache_form = CacheForm(
             checkpoint.spec.text,
             DTYPES[checkpoint.kv_dtype],
@@ -149,7 +149,7 @@ class LoadedModel:
             ) from None
 
     def prefill(self, tokens: TimedTokens, cache: KvCache) -> None:
-        """Append tokens that nobody reads, `prefill_chunk` at a time."""
-        for start in range(0, len(tokens), self.prefill_chunk):
-            stop = min(len(tokens), start + self.prefill_chunk)
+        """Append tokens that nobody reads, `slice_tokens` at a time."""
+        for start in range(0, len(tokens), self.slice_tokens):
+            stop = min(len(tokens), start + self.slice_tokens)
             run_tokens(self.weights, tokens.slice(start, stop), cache, read=0)

@@ -16,6 +16,7 @@ from model.quantise import quantise_keys, quantise_values
 from model.segments import (
     Layout,
     Segment,
+    clear_behind,
     key_blocks,
     put,
     reserve,
@@ -62,14 +63,8 @@ class _Numbers:
 
     def write(self, start: int, keys: Tensor, values: Tensor) -> None:
         stop = start + keys.shape[1]
-        if (
-            self.layout == "pairs"
-            and (stop - 1) // KV_BLOCK_TOKENS != (start - 1) // KV_BLOCK_TOKENS
-        ):
-            # The kernel multiplies whole blocks by weights that are zero behind the last token;
-            # what lies there must be a number.
-            pairs = slice(stop // 2, -(-stop // KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS // 2)
-            self.values[:, pairs] = 0
+        if (stop - 1) // KV_BLOCK_TOKENS != (start - 1) // KV_BLOCK_TOKENS:
+            clear_behind(self.layout, self.values, stop)
         put(key_blocks(self.layout, self.keys), start, keys)
         put(value_blocks(self.layout, self.values), start, values)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from model.spec import CheckpointSpec
+from model.spec import CheckpointSpec, VisionSpec
 from model.weight_files import WeightFile
 from schemas.ports import KV_BLOCK_TOKENS
 
@@ -19,8 +19,11 @@ ATTENTION_ROWS = 512
 """Query tokens that are attended at once."""
 ATTENTION_KEYS = 1024
 """Keys of one block of the cache."""
-VISION_PATCHES = 4096
-"""Patches that go through the vision tower at once."""
+TEMPORARY_BYTES = 24 * 1024**2
+"""Widest temporary of a layer. Above 32 MiB the C library returns memory to the system at once, and
+getting it again costs a page fault per 4 KiB: a fifth of a prefill at the widths of 2B."""
+MAX_READS = 64
+"""Positions whose logits are read in one round."""
 RUNTIME_BYTES = 310 * 1024**2
 """What torch and transformers take once they are imported and have run; measured on Linux."""
 
@@ -54,27 +57,55 @@ def kv_tail_bytes(spec: CheckpointSpec, kv_dtype: str) -> int:
     return KV_BLOCK_TOKENS * kv_bytes_per_token(spec, "bfloat16")
 
 
+def slice_tokens(spec: CheckpointSpec, dtype: str) -> int:
+    """Tokens that go through the decoder's layers at once; a longer chunk is taken in slices."""
+    t = spec.text
+    widest = max(t.ffn, t.experts_used * t.expert_ffn, t.heads * t.head_dim)
+    return _fitting(widest * DTYPE_BYTES[dtype], 256, 8192)
+
+
+def vision_patches(vision: VisionSpec, item_bytes: int) -> int:
+    """Patches that go through the vision tower at once, or one patch pair where that is larger."""
+    return _fitting(max(vision.ffn, 3 * vision.hidden) * item_bytes, 256, 4096)
+
+
+def _fitting(bytes_each: int, least: int, most: int) -> int:
+    return min(most, max(least, TEMPORARY_BYTES // bytes_each // least * least))
+
+
 def chunk_bytes_per_token(spec: CheckpointSpec, dtype: str) -> int:
-    """Peak bytes per token of one chunk: its frames, their features at all levels, and the widest
-    moment of a decoder layer."""
-    t, v, size = spec.text, spec.vision, DTYPE_BYTES[dtype]
+    """Bytes per token of one chunk: its frames and their features at all levels."""
+    v = spec.vision
     frames = 3 * v.frames_per_patch * spec.token_px**2
-    features = (1 + len(v.deepstack)) * v.out_hidden * size
-    wide = max(3 * t.ffn, t.experts_used * (3 * t.expert_ffn + 2 * t.hidden) if t.experts else 0)
-    layer = max(
-        (2 * t.hidden + (5 * t.heads + 3 * t.kv_heads) * t.head_dim) * size,
-        (3 * t.hidden + wide) * size,
-        2 * t.hidden * (size + 4),
-    )
-    return frames + features + layer
+    return frames + (1 + len(v.deepstack)) * v.out_hidden * DTYPE_BYTES[dtype]
 
 
 def fixed_bytes(spec: CheckpointSpec, dtype: str) -> int:
     """Bytes that no token count changes: libraries, logits, and the larger of a group of patches in
-    the vision tower and a tile of attention scores."""
-    t, v, size = spec.text, spec.vision, DTYPE_BYTES[dtype]
+    the vision tower and a slice in a decoder layer."""
+    # Logits, masked ones and their softmax in float32, and the mask.
+    logits = MAX_READS * spec.text.vocab * (3 * 4 + 1)
+    return RUNTIME_BYTES + logits + max(_vision_bytes(spec, dtype), _layer_bytes(spec, dtype))
+
+
+def _vision_bytes(spec: CheckpointSpec, dtype: str) -> int:
+    """The widest moment of a group of patches: cut from frames, in attention, or in the MLP."""
+    v, size = spec.vision, DTYPE_BYTES[dtype]
     values = 3 * v.frames_per_patch * v.patch_px**2
-    patch = max(values * (1 + 8 + size), v.hidden * (8 * size + 24), 2 * (v.hidden + v.ffn) * size)
-    # Rounded scores, their float32 copy, and the weights in the layer's dtype.
-    tile = t.heads * ATTENTION_ROWS * ATTENTION_KEYS * (4 if size == 4 else 4 + 2 * size)
-    return RUNTIME_BYTES + 3 * 4 * t.vocab + max(VISION_PATCHES * patch, tile)
+    patch = max(values * (2 + 2 * size), v.hidden * (8 * size + 24), 2 * (v.hidden + v.ffn) * size)
+    return vision_patches(v, size) * patch
+
+
+def _layer_bytes(spec: CheckpointSpec, dtype: str) -> int:
+    """The widest moment of a slice: in attention (with sums in float32), in the MLP, in a norm; and
+    a tile of scores where the plain way is taken."""
+    t, size = spec.text, DTYPE_BYTES[dtype]
+    wide = max(3 * t.ffn, t.experts_used * (3 * t.expert_ffn + 2 * t.hidden) if t.experts else 0)
+    heads = t.heads * t.head_dim
+    token = max(
+        (2 * t.hidden + 5 * heads + 3 * t.kv_heads * t.head_dim) * size + 4 * heads,
+        (3 * t.hidden + wide) * size,
+        2 * t.hidden * (size + 4),
+    )
+    tile = 2 * 4 * t.kv_heads * ATTENTION_ROWS * ATTENTION_KEYS if size == 4 else 0
+    return slice_tokens(spec, dtype) * token + tile

@@ -16,10 +16,8 @@ import torch
 from torch import Tensor
 
 from model.lanes import Lanes, Step
+from model.memory import MAX_READS
 from schemas.ports import MAX_TOGETHER
-
-MAX_READS = 128
-"""Positions read in one round: each costs a few float32 rows as wide as the vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)

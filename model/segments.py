@@ -73,6 +73,27 @@ def reserve(
     return keys, values
 
 
+def lay_out(layout: Layout, keys: Tensor, values: Tensor) -> Segment:
+    """Keys and values (kv heads, n, dim) as a segment of their own."""
+    heads, count, dim = keys.shape
+    kind = {"dtype": keys.dtype, "device": keys.device}
+    own_keys, own_values = reserve(layout, heads, count, dim, **kind)  # type: ignore[arg-type]
+    clear_behind(layout, own_values, count)
+    put(key_blocks(layout, own_keys), 0, keys)
+    put(value_blocks(layout, own_values), 0, values)
+    return Segment(layout, own_keys, own_values, count)
+
+
+def clear_behind(layout: Layout, values: Tensor, stop: int) -> None:
+    """Make numbers of what lies behind `stop` in its block, before token `stop` - 1 is written.
+
+    The kernel multiplies whole blocks of values by weights that are zero behind the last token.
+    """
+    if layout == "pairs":
+        end = -(-stop // KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS
+        values[:, stop // 2 : end // 2] = 0
+
+
 def key_blocks(layout: Layout, keys: Tensor) -> Tensor:
     """The memory of keys as (kv heads, blocks, tokens of a block, …)."""
     return _by_block(keys) if layout == "rows" else keys.transpose(2, 3)

@@ -35,7 +35,7 @@ class Model(Protocol):
     weights: Weights
     vision: VisionEncoder
     grammars: GrammarTable
-    prefill_chunk: int
+    slice_tokens: int
 
     @property
     def facts(self) -> ModelFacts: ...
@@ -186,11 +186,11 @@ class SessionLanes:
         del self._lanes[lane]
 
     def _groups(self, steps: Sequence[Step]) -> list[list[Step]]:
-        """Steps of at most `prefill_chunk` tokens together; mostly there is one group."""
+        """Steps of at most `slice_tokens` tokens together; mostly there is one group."""
         groups: list[list[Step]] = []
         filled = 0
         for step in steps:
-            if not groups or filled + len(step.ids) > self._model.prefill_chunk:
+            if not groups or filled + len(step.ids) > self._model.slice_tokens:
                 groups.append([])
                 filled = 0
             groups[-1].append(step)
@@ -206,8 +206,8 @@ class SessionLanes:
         cache, cursor = self._lanes[step.lane]
         tokens, cursor = text_tokens(step.ids, cursor)
         self._lanes[step.lane] = (cache, cursor)
-        # A prompt that is longer than a chunk goes ahead but for what is read.
-        if (ahead := len(tokens) - max(self._model.prefill_chunk, step.read)) > 0:
+        # A prompt that is longer than a slice goes ahead but for what is read.
+        if (ahead := len(tokens) - max(self._model.slice_tokens, step.read)) > 0:
             self._model.prefill(tokens.slice(0, ahead), cache)
             tokens = tokens.slice(ahead, len(tokens))
         return LaneTokens(tokens, cache, step.read)

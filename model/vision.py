@@ -19,7 +19,8 @@ from transformers.vision_utils import (
     get_vision_position_ids,
 )
 
-from model.memory import VISION_PATCHES
+from model.attention import attend_apart
+from model.memory import vision_patches
 from model.spec import VisionSpec
 from schemas.media import RgbArray
 
@@ -32,8 +33,8 @@ class PairFeatures:
     """Each (pairs × tokens per pair, hidden of the decoder)."""
 
 
-def patchify(rgb: RgbArray, spec: VisionSpec) -> Tensor:
-    """(frames, H, W, 3) uint8 → (pairs, patches, values) float32.
+def patchify(rgb: RgbArray, spec: VisionSpec, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(frames, H, W, 3) uint8 → (pairs, patches, values) of `dtype`.
 
     Patches in merge-block order, values in channel, time, row, column order; x / 127.5 − 1.
     """
@@ -41,10 +42,11 @@ def patchify(rgb: RgbArray, spec: VisionSpec) -> Tensor:
     t, p, m = spec.frames_per_patch, spec.patch_px, spec.merge
     rows, cols = height // (p * m), width // (p * m)
     # A copy of the bytes: frames from shared memory are read-only, which torch does not take.
-    x = torch.tensor(rgb).to(torch.float32).div_(127.5).sub_(1.0)
-    x = x.reshape(n // t, t, rows, m, p, cols, m, p, 3)
-    x = x.permute(0, 2, 5, 3, 6, 8, 1, 4, 7)
-    return x.reshape(n // t, rows * cols * m * m, 3 * t * p * p)
+    x = torch.tensor(rgb).reshape(n // t, t, rows, m, p, cols, m, p, 3)
+    # Bytes are moved before they are widened. 0…255 and its distance from 127.5 have eight
+    # binary digits: exact in bfloat16, so that only the quotient is rounded.
+    x = x.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(n // t, rows * cols * m * m, 3 * t * p * p)
+    return x.to(dtype).sub_(127.5).div_(127.5)
 
 
 class VisionEncoder:
@@ -74,7 +76,7 @@ class VisionEncoder:
         ]
         at = 0
         for part in self._groups(rgb):
-            group = self._encode_group(patchify(part, self._spec), part)
+            group = self._encode_group(patchify(part, self._spec, weight.dtype), part)
             for level, features in zip(levels, group, strict=True):
                 level[at : at + len(features)] = features
             at += len(group[0])
@@ -82,7 +84,8 @@ class VisionEncoder:
 
     def _groups(self, rgb: RgbArray) -> Iterator[RgbArray]:
         patches = rgb.shape[1] * rgb.shape[2] // self._spec.patch_px**2
-        pairs = max(1, VISION_PATCHES // patches)
+        at_once = vision_patches(self._spec, self._tower.pos_embed.weight.element_size())
+        pairs = max(1, at_once // patches)
         step = pairs * self._spec.frames_per_patch
         for start in range(0, len(rgb), step):
             yield rgb[start : start + step]
@@ -91,9 +94,7 @@ class VisionEncoder:
         tower = self._tower
         places, rope = self._table(rgb.shape[1], rgb.shape[2])
         weight = tower.patch_embed.proj.weight
-        x = F.linear(
-            pixels.to(weight.device, weight.dtype), weight.flatten(1), tower.patch_embed.proj.bias
-        )
+        x = F.linear(pixels.to(weight.device), weight.flatten(1), tower.patch_embed.proj.bias)
         x = x + places.to(x.dtype)
         deep: list[Tensor] = []
         for number, block in enumerate(tower.blocks):
@@ -108,10 +109,8 @@ class VisionEncoder:
         n, length, width = x.shape
         q, k, v = attention.qkv(x).reshape(n, length, 3, attention.num_heads, -1).unbind(2)
         q, k = apply_rotary_pos_emb_vision(q, k, *rope)
-        out = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale=attention.scaling
-        )
-        projected: Tensor = attention.proj(out.transpose(1, 2).reshape(n, length, width))
+        out = attend_apart(q, k, v, attention.scaling)
+        projected: Tensor = attention.proj(out.reshape(n, length, width))
         return projected
 
     def _table(self, height: int, width: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model import attention, fused
-from model.attention import View, attend
+from model.attention import View, attend, attend_apart
 from model.quantise import quantise_keys, quantise_values
 from model.running import Running
 from model.segments import Layout, Segment, key_blocks, put, reserve, value_blocks
@@ -244,3 +244,15 @@ def test_parts_that_saw_different_keys_merge() -> None:
         both.peak[heads], both.total[heads], both.mixed[heads] = one.peak, one.total, one.mixed
     parts.merge(slice(0, 3), both)
     assert (parts.result() - whole.result()).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dim", [64, 72])
+def test_sequences_apart(dtype: torch.dtype, dim: int) -> None:
+    """Short sequences that see only themselves, also of a width that fills no whole vectors."""
+    q, k, v = (random(5, 33, 4, dim, seed=n).to(dtype) for n in (1, 2, 3))
+    got = attend_apart(q, k, v, dim**-0.5)
+    assert got.shape == (5, 33, 4, dim)
+    scores = torch.einsum("snhd,smhd->shnm", q.double(), k.double()) * dim**-0.5
+    expected = torch.einsum("shnm,smhd->snhd", scores.softmax(-1), v.double())
+    assert (got.double() - expected).abs().max() <= (1e-5 if dtype is torch.float32 else 0.01)
