@@ -260,7 +260,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(options.keep or scratch).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        for name in options.tokens or ["256k"]:
+        for name in map(str.lower, options.tokens or ["256k"]):
             tokens = ModelSpec(context=name).context
             assert tokens is not None
             if options.child:
