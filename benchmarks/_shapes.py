@@ -111,14 +111,21 @@ def plan_tokens(
     pts = tuple(range(2 * (tokens // longest)))
     base = Fraction(1)
     sampling = SamplingPlan(TimeSpan(0, len(pts), base), pts, grid, Fraction(1), ())
+    # One chunk is made while the one before it is still held.
     return plan_video(
-        sampling, facts, counter, questions, context=1 << 21, prefill_chunk=prefill_chunk
+        sampling,
+        facts,
+        counter,
+        questions,
+        context=1 << 21,
+        prefill_chunk=prefill_chunk,
+        waiting_chunks=1,
     )
 
 
 @lru_cache(maxsize=1)
 def _noise(side_px: int) -> RgbArray:
-    return np.random.default_rng(0).integers(0, 256, (128, side_px, side_px, 3), dtype=np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (16, side_px, side_px, 3), dtype=np.uint8)
 
 
 def batches(plan: VideoPlan) -> Iterator[FrameBatch]:

@@ -39,6 +39,7 @@ CASES = {
 def measure(folder: str, tokens: int, kv_dtype: str) -> dict[str, int]:
     """One pass in this process, in bytes."""
     bare = status_bytes("VmRSS")
+    import jobs.session  # noqa: F401 - a job's process has all of its libraries
     from model.engine import load_model
 
     model = load_model(folder, dtype="bfloat16", kv_dtype=kv_dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from jobs.dask_executor import DaskExecutor
-from jobs.executor import Executor, SerialExecutor
+from jobs.executor import Executor, Report, SerialExecutor
 from jobs.manifest import Manifest, Unit, build_manifest
 from jobs.progress import BatchProgress
 from jobs.provenance import gather_provenance, job_id, write_provenance
@@ -58,8 +59,13 @@ def prepare(job: JobSpec) -> Prepared:
     return Prepared(job, facts, counter, manifest, log, pending)
 
 
-def run_job(job: JobSpec, console: Console) -> BatchSummary:
-    """Do what is missing of a job and commit each unit as it ends."""
+def run_job(
+    job: JobSpec, console: Console, watch: Callable[[Report], None] = lambda _report: None
+) -> BatchSummary:
+    """Do what is missing of a job and commit each unit as it ends.
+
+    `watch` hears what running units report: `unit` and the `seconds` of it that are read.
+    """
     ready = prepare(job)
     for left_out, instead in ready.manifest.twins:
         console.print(f"{left_out} holds the same bytes as {instead}; answered once.")
@@ -75,7 +81,7 @@ def run_job(job: JobSpec, console: Console) -> BatchSummary:
         try:
             place = executor.describe()
             console.print(f"Reading {_count(readable)} on {place}.", soft_wrap=True)
-            _run_readable(ready, readable, executor, summary, console)
+            _run_readable(ready, readable, executor, summary, console, watch)
         finally:
             executor.close()
     return summary
@@ -108,9 +114,15 @@ def _run_readable(
     executor: Executor,
     summary: BatchSummary,
     console: Console,
+    watch: Callable[[Report], None],
 ) -> None:
     seconds = {unit.key: header_seconds(unit.source) for unit in units}
     with BatchProgress(console, seconds) as progress:
-        for done in run_units(ready.job, units, executor, progress.on_report):
+
+        def on_report(report: Report) -> None:
+            progress.on_report(report)
+            watch(report)
+
+        for done in run_units(ready.job, units, executor, on_report):
             _commit(done, ready, summary)
             progress.on_end(done.unit.key)

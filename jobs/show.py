@@ -132,6 +132,7 @@ def plan_facts(index: StreamIndex, plan: VideoPlan, facts: ModelFacts) -> dict[s
         "weight_bytes": plan.memory.weight_bytes,
         "kv_bytes": plan.memory.kv_bytes,
         "chunk_bytes": plan.memory.chunk_bytes,
+        "waiting_bytes": plan.memory.waiting_bytes,
         "total_bytes": plan.memory.total_bytes,
         "yarn_factor": facts.yarn_factor,
         "bound_by": list(sampling.bound_by),
@@ -141,9 +142,12 @@ def plan_facts(index: StreamIndex, plan: VideoPlan, facts: ModelFacts) -> dict[s
 
 def _caption(plans: list[dict[str, Any]]) -> str:
     most = max(plans, key=lambda plan: plan["total_bytes"])
-    names = ("total_bytes", "weight_bytes", "kv_bytes", "chunk_bytes")
-    total, weights, kv, chunk = (f"{most[name] / GIB:.2f}" for name in names)
-    said = f"most memory: {total} GiB = weights {weights} + KV cache {kv} + chunk {chunk}"
+    names = ("total_bytes", "weight_bytes", "kv_bytes", "chunk_bytes", "waiting_bytes")
+    total, weights, kv, chunk, waiting = (f"{most[name] / GIB:.2f}" for name in names)
+    said = (
+        f"most memory: {total} GiB = weights {weights} + KV cache {kv} + chunk {chunk} "
+        f"+ frames ahead {waiting}"
+    )
     return said if most["yarn_factor"] is None else f"{said}; YaRN factor {most['yarn_factor']:g}"
 
 

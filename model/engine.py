@@ -120,8 +120,10 @@ class LoadedModel:
                 f"the plan's tokens cover {plan.sampling.grid.token_px} pixels a side; those of "
                 f"{self.facts.name} cover {self.facts.token_px}."
             )
-        # The libraries are loaded by now.
+        # The libraries are loaded by now; frames that wait do so in main memory.
         kv, chunk = plan.memory.kv_bytes, max(0, plan.memory.chunk_bytes - RUNTIME_BYTES)
+        if self.weights.device.type == "cpu":
+            chunk += plan.memory.waiting_bytes
         devices = self.weights.layer_devices
         for device, free in zip(
             unique := sorted(set(devices), key=str), free_on(unique), strict=True

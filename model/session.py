@@ -156,9 +156,12 @@ class Filled:
     def ask(self, questions: Sequence[Question]) -> list[Reply]:
         """Answer each question on its own fork of the session, in order."""
         layout, grammars = self._model.counter, self._model.grammars
-        lanes = SessionLanes(self._model, self._cache, self._cursor)
-        made = generate_answers(lanes, questions, layout, grammars)
+        made = generate_answers(self.lanes(), questions, layout, grammars)
         return [reply_of(q, answer, layout) for q, answer in zip(questions, made, strict=True)]
+
+    def lanes(self) -> SessionLanes:
+        """Forks of this session, for who wants to see more than answers."""
+        return SessionLanes(self._model, self._cache, self._cursor)
 
 
 class SessionLanes:

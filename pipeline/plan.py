@@ -7,6 +7,7 @@ change that would. Integers only; costs the tokenizer one pass over the timestam
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 from pipeline.fit import explain_lack
@@ -77,9 +78,13 @@ def plan_video(
     *,
     context: int,
     prefill_chunk: int,
+    waiting_chunks: int = 0,
     available_bytes: int | None = None,
 ) -> VideoPlan:
-    """Count everything. Raises ConfigError (context too small) or ResourceError (memory)."""
+    """Count everything. Raises ConfigError (context too small) or ResourceError (memory).
+
+    `waiting_chunks` may be decoded and wait for the model.
+    """
     pairs = _pairs(sampling, counter)
     chunks = group_chunks(pairs, prefill_chunk)
     asked = [counter.question_tokens(question) for question in questions]
@@ -94,12 +99,14 @@ def plan_video(
             f"sampling.video_tokens to {context - in_one_fork + video_tokens} or less, or "
             f"model.context to {in_one_fork}."
         )
-    memory = facts.memory(session, longest, asked)
+    frame_bytes = max(len(c.pairs) for c in chunks) * 6 * sampling.grid.height * sampling.grid.width
+    waiting = min(waiting_chunks, len(chunks) - 1)
+    memory = replace(facts.memory(session, longest, asked), waiting_bytes=waiting * frame_bytes)
     if available_bytes is not None and memory.total_bytes > available_bytes:
         # A shorter plan may cut its chunks otherwise, up to the setting.
         chunk = longest if len(chunks) == 1 else max(longest, prefill_chunk)
-        raise ResourceError(explain_lack(facts, session, chunk, asked, available_bytes))
-    frame_bytes = max(len(c.pairs) for c in chunks) * 6 * sampling.grid.height * sampling.grid.width
+        frames = waiting * chunk * 6 * facts.token_px**2
+        raise ResourceError(explain_lack(facts, session, chunk, asked, available_bytes, frames))
     return VideoPlan(sampling, chunks, counter.prefix_tokens(), sum(asked), memory, frame_bytes)
 
 
@@ -144,5 +151,7 @@ def plan_job_video(
         questions,
         context=context_tokens(job, facts),
         prefill_chunk=job.model.prefill_chunk,
+        # One more is in the decoder's hand.
+        waiting_chunks=job.cluster.lookahead_chunks + 1,
         available_bytes=available_bytes,
     )

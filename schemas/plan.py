@@ -111,10 +111,12 @@ class MemoryNeed:
     kv_bytes: int
     chunk_bytes: int
     """Activations, features and pixels of the largest chunk."""
+    waiting_bytes: int = 0
+    """Frames of the chunks that are decoded and wait for the model."""
 
     @property
     def total_bytes(self) -> int:
-        return self.weight_bytes + self.kv_bytes + self.chunk_bytes
+        return self.weight_bytes + self.kv_bytes + self.chunk_bytes + self.waiting_bytes
 
 
 @dataclass(frozen=True, slots=True)

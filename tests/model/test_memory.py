@@ -33,6 +33,7 @@ def status(key):
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 base = status("VmRSS")
+import jobs.session
 from model.engine import load_model
 from tests.model.tiny import cut_batches, make_plan
 

@@ -85,6 +85,29 @@ def test_memory_is_the_facts_arithmetic() -> None:
     assert session % 64
     assert plan.memory.kv_bytes == 10 * 64 * (session // 64 + 1 + 1 + 2)
     assert plan.memory.chunk_bytes == 5 * longest + 100
+    assert plan.memory.waiting_bytes == 0
+
+
+@pytest.mark.parametrize(("seconds", "waiting"), [(60, 3), (2, 0)])
+def test_frames_that_wait_are_planned(seconds: int, waiting: int) -> None:
+    sampling = sample(make_index(steady(seconds), seconds * 1000), limits(pair_tokens=12))
+    plan = plan_video(
+        sampling, FACTS, Counter(), QUESTIONS, context=4096, prefill_chunk=50, waiting_chunks=3
+    )
+    assert min(3, len(plan.chunks) - 1) == waiting
+    assert plan.memory.waiting_bytes == waiting * plan.frame_bytes
+    alone = plan_of(seconds, chunk=50).memory
+    assert plan.memory.total_bytes == alone.total_bytes + plan.memory.waiting_bytes
+
+
+def test_frames_that_wait_count_where_memory_is_short() -> None:
+    job = make_job(model={"prefill_chunk": 100}, cluster={"lookahead_chunks": 2})
+    index = make_index(steady(300), 300_000)
+    plan = plan_job_video(index, job, FACTS, Counter(), QUESTIONS)
+    assert plan.memory.waiting_bytes == 3 * plan.frame_bytes
+    short = plan.memory.total_bytes - 1
+    with pytest.raises(ResourceError, match="frames ahead"):
+        plan_job_video(index, job, FACTS, Counter(), QUESTIONS, short)
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=80), st.integers(1, 120))
@@ -142,7 +165,15 @@ def plan_in(free: int | None, context: int, facts: ModelFacts) -> VideoPlan:
     """Five minutes of video in as much of the context as they take."""
     job = make_job(model={"context": context, "prefill_chunk": 100})
     index = make_index(steady(300), 300_000)
-    return plan_job_video(index, job, facts, Counter(), QUESTIONS, free)
+    return plan_video(
+        sample(index, resolve_limits(job, facts, Counter(), QUESTIONS)),
+        facts,
+        Counter(),
+        QUESTIONS,
+        context=context,
+        prefill_chunk=100,
+        available_bytes=free,
+    )
 
 
 def refusal(free: int, facts: ModelFacts = FACTS) -> str:
