@@ -99,7 +99,7 @@ class Filling:
         cache = model.new_cache(plan.prefix_tokens + plan.video_tokens)
         expected = _facts(model, plan, num_chunks, video_id, cache.form)
         snapshot.refuse_others(path, found, expected)
-        snapshot.restore(path, cache, found)
+        snapshot.restore(path, cache, tokens_until(plan, num_chunks))
         return Filling(model, plan, cache, num_chunks)
 
     def feed(self, frames: FrameBatch) -> None:
