@@ -1,0 +1,150 @@
+"""Machines that lack something: OpenMP's entry, or the instructions of the fused kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from model import fused
+from model.attention import View, attend
+from model.engine import LoadedModel, load_model
+from model.kv_cache import CacheForm, KvCache
+from tests.model.test_attention import cut, fused_only, random, with_codes
+from tests.model.test_engine import QUESTIONS, read
+from tests.model.test_prefill import Case
+from tests.model.tiny import Shape, make_plan, make_tiny
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def by_pool(monkeypatch: pytest.MonkeyPatch, work: Callable[[], Tensor]) -> tuple[Tensor, int]:
+    """What comes of it without OpenMP's entry, and how many tasks other threads were given."""
+    given = 0
+
+    class Pool(fused.ThreadPoolExecutor):
+        def submit(self, *args: Any, **kwargs: Any) -> Any:
+            nonlocal given
+            given += 1
+            return super().submit(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fused, "_parallel", lambda: None)
+        patched.setattr(fused, "ThreadPoolExecutor", Pool)
+        return work(), given
+
+
+@fused_only
+@pytest.mark.parametrize(("past", "count"), [(0, 1), (128, 200), (8960, 1), (704, 65)])
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_pool_of_threads_gives_what_openmp_gives(
+    monkeypatch: pytest.MonkeyPatch, two_threads: None, past: int, count: int, int8: bool
+) -> None:
+    """The same tasks, whoever takes them: equal to the last bit."""
+    queries = random(4, count, 64, seed=1).bfloat16()
+    keys, values = (random(2, past + count, 64, seed=n).bfloat16() for n in (2, 3))
+    views = cut("pairs", keys, values, count, [past] if past else [])
+    if int8 and past:
+        views[0] = View(0, count, with_codes("pairs", keys[:, :past], values[:, :past]))
+    expected = attend(queries, views, 2, 0.125)
+    got, given = by_pool(monkeypatch, lambda: attend(queries, views, 2, 0.125))
+    assert given == len(views)
+    assert torch.equal(got, expected)
+
+
+@fused_only
+def test_openmps_entry_is_used_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, two_threads: None
+) -> None:
+    entry = fused._parallel()
+    if entry is None:
+        pytest.skip("this torch has another OpenMP")
+    threads = []
+
+    def noting(worker: int, given: int, count: int, flags: int) -> None:
+        threads.append(count)
+        entry(worker, given, count, flags)
+
+    monkeypatch.setattr(fused, "_parallel", lambda: noting)
+    queries = random(2, 5, 32, seed=1).bfloat16()
+    attend(queries, cut("pairs", queries, queries, 5, []), 2, 0.2)
+    assert threads == [2]
+
+
+def test_without_a_list_of_libraries_there_is_no_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other systems than Linux have no /proc."""
+
+    def missing(_path: object) -> str:
+        raise FileNotFoundError
+
+    fused._parallel.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(fused.Path, "read_text", missing)
+        assert fused._parallel() is None
+    fused._parallel.cache_clear()
+
+
+def lacking() -> bool:
+    return False
+
+
+class Narrow(Case):
+    """A bfloat16 checkpoint, its prompt whole, and the cache that this machine would keep."""
+
+    def __init__(self, kv_dtype: torch.dtype) -> None:
+        super().__init__(make_tiny(Shape(tied=False)), pairs=9)
+        self.kept = kv_dtype
+
+    def narrow_logits(self) -> tuple[Tensor, str]:
+        """Logits behind the question in bfloat16, and the layout of the cache."""
+        weights = load_model(str(self.tiny.folder), dtype="bfloat16").weights
+        form = CacheForm(self.checkpoint.spec.text, self.kept, weights.dtype, weights.layer_devices)
+        self.weights = weights
+        parts = [self.prefix, self.video, self.question]
+        return self.logits(parts, 50, KvCache(form, len(self.ids))), form.layout
+
+
+@fused_only
+@pytest.mark.parametrize("kv_dtype", [torch.bfloat16, torch.int8], ids=str)
+def test_rows_come_close_to_pairs(monkeypatch: pytest.MonkeyPatch, kv_dtype: torch.dtype) -> None:
+    """Both are bfloat16 roundings of the same sums: no further apart than from the truth."""
+    case = Narrow(kv_dtype)
+    exact = case.expected()
+    pairs, layout = case.narrow_logits()
+    assert layout == "pairs"
+    monkeypatch.setattr(fused, "runs_here", lacking)
+    rows, layout = case.narrow_logits()
+    assert layout == "rows"
+    size, errors = exact.norm(), [(one - exact).norm() for one in (pairs, rows)]
+    assert not torch.equal(pairs, rows)
+    assert max(errors) <= 2**-5 * size
+    assert (pairs - rows).norm() <= max(errors)
+
+
+def answers(model: LoadedModel) -> list[str]:
+    replies = read(model, make_plan(model.counter)).ask(QUESTIONS)
+    return [reply.text for reply in replies]
+
+
+@pytest.mark.parametrize("kv_dtype", ["auto", "int8"])
+def test_answers_without_the_kernel(monkeypatch: pytest.MonkeyPatch, kv_dtype: str) -> None:
+    """Any machine answers in form: a kernel that is not there is not asked for."""
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(fused, "runs_here", lacking)
+    monkeypatch.setattr(fused, "_compiled", forbidden)
+    folder = str(make_tiny(Shape(tied=False)).folder)
+    model = load_model(folder, dtype="bfloat16", kv_dtype=kv_dtype)
+    assert model.cache_form.layout == "rows"
+    assert all(text.startswith('{"') for text in answers(model))
