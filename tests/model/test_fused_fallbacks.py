@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+import ctypes
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from model import fused
 from model.attention import View, attend
 from model.engine import LoadedModel, load_model
+from model.fused_ir import Arg
 from model.kv_cache import CacheForm, KvCache
 from tests.model.test_attention import cut, fused_only, random, with_codes
 from tests.model.test_engine import QUESTIONS, read
@@ -27,27 +30,38 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def by_pool(monkeypatch: pytest.MonkeyPatch, work: Callable[[], Tensor]) -> tuple[Tensor, int]:
-    """What comes of it without OpenMP's entry, and how many tasks other threads were given."""
-    given = 0
+class Pool(ThreadPoolExecutor):
+    """Notes how many of the tasks another thread took, where it is let go first."""
 
-    class Pool(fused.ThreadPoolExecutor):
-        def submit(self, *args: Any, **kwargs: Any) -> Any:
-            nonlocal given
-            given += 1
-            return super().submit(*args, **kwargs)
+    first = False
+    taken: ClassVar[list[tuple[int, int]]] = []
 
-    with monkeypatch.context() as patched:
-        patched.setattr(fused, "_parallel", lambda: None)
-        patched.setattr(fused, "ThreadPoolExecutor", Pool)
-        return work(), given
+    def submit(self, worker: Any, given: int) -> Any:  # type: ignore[override]
+        future = super().submit(worker, given)
+        if self.first:
+            future.result()
+        numbers = (ctypes.c_int64 * len(Arg)).from_address(given)
+        self.taken.append((numbers[Arg.COUNTER], numbers[Arg.TASKS]))
+        return future
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> type[Pool]:
+    Pool.taken.clear()
+    monkeypatch.setattr(fused, "ThreadPoolExecutor", Pool)
+    return Pool
 
 
 @fused_only
 @pytest.mark.parametrize(("past", "count"), [(0, 1), (128, 200), (8960, 1), (704, 65)])
 @pytest.mark.parametrize("int8", [False, True])
 def test_a_pool_of_threads_gives_what_openmp_gives(
-    monkeypatch: pytest.MonkeyPatch, two_threads: None, past: int, count: int, int8: bool
+    monkeypatch: pytest.MonkeyPatch,
+    two_threads: None,
+    pool: type[Pool],
+    past: int,
+    count: int,
+    int8: bool,
 ) -> None:
     """The same tasks, whoever takes them: equal to the last bit."""
     queries = random(4, count, 64, seed=1).bfloat16()
@@ -56,9 +70,14 @@ def test_a_pool_of_threads_gives_what_openmp_gives(
     if int8 and past:
         views[0] = View(0, count, with_codes("pairs", keys[:, :past], values[:, :past]))
     expected = attend(queries, views, 2, 0.125)
-    got, given = by_pool(monkeypatch, lambda: attend(queries, views, 2, 0.125))
-    assert given == len(views)
-    assert torch.equal(got, expected)
+    monkeypatch.setattr(fused, "_parallel", lambda: None)
+    for first in (False, True):
+        pool.taken.clear()
+        monkeypatch.setattr(pool, "first", first)
+        assert torch.equal(attend(queries, views, 2, 0.125), expected)
+        assert len(pool.taken) == len(views)
+    # Every worker asks once more than there are tasks.
+    assert all(taken > tasks for taken, tasks in pool.taken)
 
 
 @fused_only
