@@ -216,15 +216,15 @@ class KvCache:
         self._pending = 0
 
     def trim(self, own_tokens: int) -> None:
-        """Forget all but the first `own_tokens` behind the prefix. Raises InvariantError where
-        there are fewer."""
+        """Forget all but the first `own_tokens` behind the prefix, and what was appended and does
+        not count yet. Raises InvariantError where there are fewer."""
         if own_tokens > self.own_tokens:
             raise InvariantError(
                 f"a cache of {self.own_tokens} tokens cannot be trimmed to {own_tokens}."
             )
         for layer in self._layers:
             layer.trim(own_tokens)
-        self.own_tokens = own_tokens
+        self.own_tokens, self._pending = own_tokens, 0
 
     def segments(self, layer: int) -> list[Segment]:
         """Own tokens of one layer, those included that are not counted yet."""

@@ -18,7 +18,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb
 
 from model.attention import View, attend
 from model.kv_cache import KvCache
-from model.timeline import TimedTokens
+from model.timeline import TimedTokens, join_tokens
 from model.weights import Weights
 
 
@@ -43,7 +43,7 @@ def run_tokens(weights: Weights, tokens: TimedTokens, cache: KvCache, read: int)
 def run_lanes(weights: Weights, lanes: Sequence[LaneTokens]) -> Tensor:
     """Append to several lanes in one forward; returns the hidden states that are read, normed:
     (sum of `read`, hidden), lane by lane. No two lanes may append to one cache."""
-    text, tokens = weights.text, _join([lane.tokens for lane in lanes])
+    text, tokens = weights.text, join_tokens([lane.tokens for lane in lanes])
     x = text.embed_tokens(tokens.ids.to(weights.device))
     if tokens.levels:
         x[tokens.visual.to(x.device)] = tokens.levels[0].to(x.device, x.dtype)
@@ -78,18 +78,6 @@ def _read_rows(lanes: Sequence[LaneTokens]) -> _Rows:
     ends = accumulate(len(lane.tokens) for lane in lanes)
     spans = [torch.arange(end - lane.read, end) for lane, end in zip(lanes, ends, strict=True)]
     return _Rows(tuple(lane.read for lane in lanes), torch.cat(spans))
-
-
-def _join(parts: Sequence[TimedTokens]) -> TimedTokens:
-    if len(parts) == 1:
-        return parts[0]
-    levels = zip(*(part.levels for part in parts if part.levels), strict=True)
-    return TimedTokens(
-        torch.cat([part.ids for part in parts]),
-        torch.cat([part.positions for part in parts], 1),
-        torch.cat([part.visual for part in parts]),
-        tuple(torch.cat(level) for level in levels),
-    )
 
 
 def _add_level(x: Tensor, tokens: TimedTokens, level: int, kept: _Rows) -> None:

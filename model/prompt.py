@@ -47,6 +47,11 @@ class PromptLayout:
         pads = [spec.video_token_id] * visual_tokens
         return [*self.tokenizer.encode(text), spec.vision_start_id, *pads, spec.vision_end_id]
 
+    def image_ids(self, visual_tokens: int) -> list[int]:
+        """One image: delimiters, `visual_tokens` placeholders, no timestamp."""
+        spec = self._spec
+        return [spec.vision_start_id, *[spec.image_token_id] * visual_tokens, spec.vision_end_id]
+
     def question_ids(self, question: Question) -> list[int]:
         """The question and the turn of the assistant behind it."""
         outer = [self._spec.vision_end_id] if self._outer else []

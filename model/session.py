@@ -99,11 +99,12 @@ class Filling:
         cache = model.new_cache(plan.prefix_tokens + plan.video_tokens)
         expected = _facts(model, plan, num_chunks, video_id, cache.form)
         snapshot.refuse_others(path, found, expected)
-        snapshot.restore(path, cache, found)
+        snapshot.restore(path, cache, tokens_until(plan, num_chunks))
         return Filling(model, plan, cache, num_chunks)
 
     def feed(self, frames: FrameBatch) -> None:
-        """Encode and prefill the next chunk; its features are dropped at once."""
+        """Encode and prefill the next chunk; its features are dropped at once. A chunk that failed
+        is not in and may be fed again."""
         if frames.chunk_index != self.num_chunks or self.num_chunks == len(self._plan.chunks):
             raise InvariantError(
                 f"chunk {frames.chunk_index} came where chunk {self.num_chunks} of "
@@ -118,7 +119,12 @@ class Filling:
         cursor = cursor_at(self._plan, self.num_chunks)
         layout = self._model.counter
         tokens, _ = video_tokens(chunk.pairs, grid, features, layout, cursor)
-        self._model.prefill(tokens, self._cache)
+        try:
+            self._model.prefill(tokens, self._cache)
+        except BaseException:
+            # Some layers hold tokens that others lack.
+            self.rewind(self.num_chunks)
+            raise
         self.num_chunks += 1
 
     def rewind(self, num_chunks: int) -> None:

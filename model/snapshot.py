@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def save(path: Path, cache: KvCache, facts: Facts) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        _write(temporary, named, {**facts, "num_tokens": str(cache.own_tokens)})
+        _write(temporary, named, facts)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -107,26 +108,33 @@ def read_facts(path: Path) -> Facts:
     try:
         with safe_open(str(path), framework="pt") as file:
             facts = dict(file.metadata() or {})
-        if facts.get("num_chunks", "").isdecimal() and facts.get("num_tokens", "").isdecimal():
+        if re.fullmatch("[0-9]{1,9}", facts.get("num_chunks", "")):
             return facts
     except (OSError, SafetensorError):
         pass
     raise ConfigError(f"{path} holds no session; name another file, or prefill again.")
 
 
-def restore(path: Path, cache: KvCache, facts: Facts) -> None:
-    """Read a file's session into an empty cache of its form. Raises ConfigError."""
-    cache.restore(int(facts["num_tokens"]))
+def restore(path: Path, cache: KvCache, num_tokens: int) -> None:
+    """Read the `num_tokens` of a file's session into an empty cache of its form. Raises
+    ConfigError where the file holds anything else."""
+    cache.restore(num_tokens)
     try:
         with safe_open(str(path), framework="pt") as file:
             for name, tensor in _tensors(cache):
                 source = file.get_slice(name)
+                # Copying would stretch or convert what does not fit.
+                found = source.get_dtype(), source.get_shape()
+                if found != (_NAMES[tensor.dtype], list(tensor.shape)):
+                    raise _damaged(path, f"{name} is {found}")
                 for head in range(tensor.shape[0] if tensor.numel() else 0):
                     tensor[head : head + 1].copy_(source[head : head + 1])
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ConfigError(
-            f"{path} is damaged ({type(error).__name__}); delete it and prefill again."
-        ) from None
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, type(error).__name__) from None
+
+
+def _damaged(path: Path, what: str) -> ConfigError:
+    return ConfigError(f"{path} is damaged ({what}); delete it and prefill again.")
 
 
 def _tensors(cache: KvCache) -> Iterator[tuple[str, Tensor]]:

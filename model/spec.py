@@ -62,6 +62,7 @@ class CheckpointSpec:
     model_type: str
     text: TextSpec
     vision: VisionSpec
+    image_token_id: int
     video_token_id: int
     vision_start_id: int
     vision_end_id: int
@@ -141,6 +142,7 @@ def _spec(config: dict[str, Any]) -> CheckpointSpec:
             out_hidden=vision["out_hidden_size"],
             deepstack=tuple(vision["deepstack_visual_indexes"]),
         ),
+        image_token_id=config["image_token_id"],
         video_token_id=config["video_token_id"],
         vision_start_id=config["vision_start_token_id"],
         vision_end_id=config["vision_end_token_id"],

@@ -1,4 +1,4 @@
-"""FrameBatch + features → TimedTokens: timestamps, delimiters and visual tokens in one row.
+"""Frames' features and text → TimedTokens: timestamps, delimiters and visual tokens in one row.
 
 Promises that any slice of a row can be prefilled on its own: every token carries its position,
 every visual token its features.
@@ -6,6 +6,7 @@ every visual token its features.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,22 +65,47 @@ def video_tokens(
     cursor: Cursor,
 ) -> tuple[TimedTokens, Cursor]:
     """Patch pairs with their timestamps at the cursor."""
-    ids: list[int] = []
+    return _visual([layout.pair_ids(p.text, grid.tokens) for p in pairs], grid, features, cursor)
+
+
+def image_tokens(
+    grid: FrameGrid, features: PairFeatures, layout: PromptLayout, cursor: Cursor
+) -> tuple[TimedTokens, Cursor]:
+    """An image at the cursor. To the model it is a patch pair without a time: its features are
+    those of the picture twice."""
+    return _visual([layout.image_ids(grid.tokens)], grid, features, cursor)
+
+
+def _visual(
+    runs: list[list[int]], grid: FrameGrid, features: PairFeatures, cursor: Cursor
+) -> tuple[TimedTokens, Cursor]:
+    """Runs of ids at the cursor, each with one grid of visual tokens before its last id."""
     positions: list[Tensor] = []
     visual: list[Tensor] = []
     is_visual = torch.ones(grid.tokens, dtype=torch.bool)
-    for pair in pairs:
-        own = layout.pair_ids(pair.text, grid.tokens)
-        head = len(own) - grid.tokens - 1
+    for run in runs:
+        head = len(run) - grid.tokens - 1
         before, cursor = cursor.text(head)
         inside, cursor = cursor.pair(grid.rows, grid.cols)
         behind, cursor = cursor.text(1)
-        ids += own
         positions += [before, inside, behind]
         visual += [~is_visual[:1].expand(head), is_visual, ~is_visual[:1]]
     return TimedTokens(
-        torch.tensor(ids, dtype=torch.long),
+        torch.tensor([number for run in runs for number in run], dtype=torch.long),
         torch.cat(positions, dim=1),
         torch.cat(visual),
         features.levels,
     ), cursor
+
+
+def join_tokens(parts: Sequence[TimedTokens]) -> TimedTokens:
+    """Parts one behind the other, as one."""
+    if len(parts) == 1:
+        return parts[0]
+    levels = zip(*(part.levels for part in parts if part.levels), strict=True)
+    return TimedTokens(
+        torch.cat([part.ids for part in parts]),
+        torch.cat([part.positions for part in parts], 1),
+        torch.cat([part.visual for part in parts]),
+        tuple(torch.cat(level) for level in levels),
+    )

@@ -60,7 +60,7 @@ class VisionEncoder:
 
     @torch.inference_mode()
     def encode(self, rgb: RgbArray) -> PairFeatures:
-        """Features of all pairs of `rgb` (frames, H, W, 3), in order."""
+        """Features of all pairs of `rgb` (frames, H, W, 3), in order; an image is given twice."""
         tokens = (
             len(rgb)
             // self._spec.frames_per_patch

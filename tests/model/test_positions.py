@@ -8,7 +8,7 @@ import torch
 from model.facts import load_checkpoint
 from model.positions import Cursor
 from model.prompt import PromptLayout
-from model.timeline import TimedTokens, text_tokens, video_tokens
+from model.timeline import TimedTokens, join_tokens, text_tokens, video_tokens
 from model.vision import PairFeatures
 from schemas.ports import Question
 from tests.model.tiny import Tiny, library_inputs, make_frames, make_plan, make_tiny
@@ -34,12 +34,7 @@ def whole_prompt(layout: PromptLayout, pairs: int, rows: int, cols: int) -> Time
         parts.append(some)
     tail, _ = text_tokens(layout.question_ids(QUESTION), cursor)
     parts.append(tail)
-    return TimedTokens(
-        torch.cat([part.ids for part in parts]),
-        torch.cat([part.positions for part in parts], dim=1),
-        torch.cat([part.visual for part in parts]),
-        (),
-    )
+    return join_tokens(parts)
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(1, 1), (2, 3), (5, 2), (3, 3)])

@@ -77,6 +77,12 @@ def test_a_thinking_checkpoints_turn_begins_with_its_thought() -> None:
     assert layout.question_tokens(choice) - layout.question_tokens(quick) == 1000
 
 
+def test_an_image_lies_between_its_delimiters_without_a_time(tiny: Tiny) -> None:
+    layout = load_checkpoint(str(tiny.folder)).counter
+    text = f"<|vision_start|>{3 * '<|image_pad|>'}<|vision_end|>"
+    assert layout.image_ids(3) == small_tokenizer().encode(text, add_special_tokens=False).ids
+
+
 def test_counts_are_what_is_fed(tiny: Tiny) -> None:
     layout = load_checkpoint(str(tiny.folder)).counter
     question = Question("q", TEXT, "events", max_tokens=77, think_tokens=1000)

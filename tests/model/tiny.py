@@ -8,6 +8,7 @@ import atexit
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
@@ -150,15 +151,15 @@ def config_of(shape: Shape) -> dict[str, Any]:
     }
 
 
-def random_model(shape: Shape) -> Any:
+def random_model(config: dict[str, Any]) -> Any:
     """The library's own model with random weights, norms and biases included."""
-    model = random_weights(config_of(shape), "float32", seed=7).module
+    model = random_weights(config, "float32", seed=7).module
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "norm" in name or name.endswith("bias"):
                 weight.add_(torch.randn_like(weight) * 0.2)
             if name.endswith("mlp.gate.weight"):
-                weight.normal_(std=0.5)
+                weight.normal_(std=4 / weight.shape[1] ** 0.5)
     return model
 
 
@@ -176,7 +177,7 @@ def make_tiny(shape: Shape = Shape()) -> Tiny:
     """A checkpoint of some shape; by default dense, tied, two DeepStack levels, grouped heads."""
     folder = Path(tempfile.mkdtemp(prefix="longtake-tiny-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    model = random_model(shape)
+    model = random_model(config_of(shape))
     model.save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(config_of(shape)))
     tokenizer = thinking_tokenizer() if shape.thinks else small_tokenizer()
@@ -239,14 +240,21 @@ def library_patches(rgb: RgbArray) -> tuple[Tensor, Tensor]:
     return x.reshape(gt * gh * gw, 3 * 2 * 16 * 16), torch.tensor([[gt, gh, gw]])
 
 
-def library_inputs(ids: list[int], rgb: RgbArray) -> dict[str, Tensor]:
-    """Arguments of the library's forward and generate for a prompt with one video."""
-    pixels, grid = library_patches(rgb)
+def library_inputs(
+    ids: list[int], *videos: RgbArray, images: Sequence[RgbArray] = ()
+) -> dict[str, Tensor]:
+    """Arguments of the library's forward and generate for a prompt with videos (frames, H, W, 3)
+    and images (H, W, 3), each in the prompt's order."""
     row = torch.tensor([ids])
-    kinds = torch.where(row == SPECIALS.index("<|video_pad|>"), 2, 0)
-    return {
-        "input_ids": row,
-        "pixel_values_videos": pixels,
-        "video_grid_thw": grid,
-        "mm_token_type_ids": kinds.int(),
-    }
+    kinds = torch.zeros_like(row)
+    for kind, text in ((1, "<|image_pad|>"), (2, "<|video_pad|>")):
+        kinds[row == SPECIALS.index(text)] = kind
+    found = {"input_ids": row, "mm_token_type_ids": kinds.int()}
+    if videos:
+        pixels, grids = zip(*map(library_patches, videos), strict=True)
+        found |= {"pixel_values_videos": torch.cat(pixels), "video_grid_thw": torch.cat(grids)}
+    if images:
+        doubled = [np.stack([image, image]) for image in images]
+        pixels, grids = zip(*map(library_patches, doubled), strict=True)
+        found |= {"pixel_values": torch.cat(pixels), "image_grid_thw": torch.cat(grids)}
+    return found
