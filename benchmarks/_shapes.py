@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,10 @@ from schemas.media import FrameBatch, RgbArray
 from schemas.plan import FrameGrid, SamplingPlan, VideoPlan
 from schemas.ports import ModelFacts, PromptCounter, Question
 from schemas.time import TimeSpan
+
+if TYPE_CHECKING:
+    from model.engine import LoadedModel
+    from model.session import Filled
 
 SIDE = 12
 """Merged tokens per side of a frame: 384 × 384 pixels."""
@@ -134,6 +138,14 @@ def batches(plan: VideoPlan) -> Iterator[FrameBatch]:
     for chunk in plan.chunks:
         rgb = noise[np.arange(2 * len(chunk.pairs)) % len(noise)]
         yield FrameBatch(chunk.index, chunk.frame_pts, rgb, 0)
+
+
+def fill(model: LoadedModel, plan: VideoPlan) -> Filled:
+    """A session with the whole plan in it."""
+    session = model.begin(plan)
+    for batch in batches(plan):
+        session.feed(batch)
+    return session.finish()
 
 
 def median_s(run: Callable[[], object], times: int = 3) -> float:

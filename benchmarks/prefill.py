@@ -17,10 +17,17 @@ import numpy as np
 import torch
 
 from benchmarks._claim import claim
-from benchmarks._shapes import NANO_SHAPE, WIDE_2B, batches, median_s, plan_tokens, write_checkpoint
+from benchmarks._shapes import (
+    NANO_SHAPE,
+    WIDE_2B,
+    batches,
+    fill,
+    median_s,
+    plan_tokens,
+    write_checkpoint,
+)
 from model.engine import LoadedModel, load_model
 from model.generate import generate_free
-from model.session import SessionLanes, cursor_at
 from model.vision import patchify
 from schemas.plan import VideoPlan
 from schemas.ports import Question
@@ -37,10 +44,7 @@ CASES = {
 
 def ours(model: LoadedModel, plan: VideoPlan) -> list[int]:
     """The engine's own path; returns the four tokens."""
-    session = model.begin(plan)
-    for batch in batches(plan):
-        session.feed(batch)
-    lanes = SessionLanes(model, session._cache, cursor_at(plan, session.num_chunks))
+    lanes = fill(model, plan).lanes()
     made = generate_free(lanes, model.counter.question_ids(QUESTION), frozenset(), NEW_TOKENS)
     return made.ids
 

@@ -8,6 +8,7 @@ import torch
 
 from model.devices import compute_devices, free_on
 from model.facts import Checkpoint, load_checkpoint
+from model.fused import runs_here
 from model.generate import GrammarTable
 from model.kv_cache import CacheForm, KvCache
 from model.memory import RUNTIME_BYTES, slice_tokens
@@ -59,9 +60,10 @@ def load_model(
 
 
 def list_devices() -> list[str]:
-    """Devices that torch can use here, by name."""
+    """Devices that torch can use here, by name, and how the CPU would attend."""
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return [*names, f"cpu ({torch.get_num_threads()} threads)"]
+    kernel = "fused attention" if runs_here() else "plain attention, no AVX-512 BF16"
+    return [*names, f"cpu ({torch.get_num_threads()} threads, {kernel})"]
 
 
 def free_bytes() -> int:

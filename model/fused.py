@@ -79,7 +79,9 @@ def _parallel() -> Any:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
         return None
-    for path in sorted({line.split()[-1] for line in lines if "omp" in line and ".so" in line}):
+    paths = {line.split()[-1] for line in lines if "omp" in line and ".so" in line}
+    # Other libraries may bring an OpenMP of their own, whose threads would compete with torch's.
+    for path in sorted(paths, key=lambda path: ("torch" not in path, path)):
         try:
             entry = ctypes.CDLL(path).GOMP_parallel
         except (OSError, AttributeError):

@@ -52,6 +52,7 @@ class _Numbers:
 
     def __init__(self, form: CacheForm, layer: int, capacity: int, dtype: torch.dtype) -> None:
         spec, self.layout = form.spec, form.layout
+        self._dim = spec.head_dim
         self.keys, self.values = reserve(
             self.layout,
             spec.kv_heads,
@@ -75,8 +76,13 @@ class _Numbers:
         """What lies behind is written over."""
 
     def tensors(self, stop: int) -> dict[str, Tensor]:
-        """The used memory, whole blocks, by name: what a snapshot writes and reads back."""
+        """The used memory, whole blocks, by name: what a snapshot writes and reads back. What lies
+        behind the last token is cleared."""
         blocks = -(-stop // KV_BLOCK_TOKENS)
+        if behind := blocks * KV_BLOCK_TOKENS - stop:
+            nothing = self.values.new_zeros((len(self.values), behind, self._dim))
+            put(key_blocks(self.layout, self.keys), stop, nothing)
+            put(value_blocks(self.layout, self.values), stop, nothing)
         per_block = {"rows": (KV_BLOCK_TOKENS, KV_BLOCK_TOKENS), "pairs": (1, KV_BLOCK_TOKENS // 2)}
         of_keys, of_values = per_block[self.layout]
         return {

@@ -24,9 +24,11 @@ TEMPORARY_BYTES = 24 * 1024**2
 getting it again costs a page fault per 4 KiB: a fifth of a prefill at the widths of 2B."""
 MAX_READS = 64
 """Positions whose logits are read in one round."""
-RUNTIME_BYTES = 500 * 1024**2
+RUNTIME_BYTES = 450 * 1024**2
 """What a job's libraries take once they are imported and have run: torch and transformers, the
-compiler, decoder, Parquet and the cluster; measured on Linux."""
+decoder, Parquet and the cluster; measured on Linux."""
+KERNEL_BYTES = 50 * 1024**2
+"""What the fused kernel's compiler takes once it has run."""
 
 
 def count_parameters(weights: Sequence[WeightFile], spec: CheckpointSpec) -> int:
@@ -86,14 +88,15 @@ def fixed_bytes(spec: CheckpointSpec, dtype: str) -> int:
     and a slice in a decoder layer. The last two are never at once, but the heap keeps both."""
     # Logits, masked ones and their softmax in float32, and the mask.
     logits = MAX_READS * spec.text.vocab * (3 * 4 + 1)
-    return RUNTIME_BYTES + logits + _vision_bytes(spec, dtype) + _layer_bytes(spec, dtype)
+    libraries = RUNTIME_BYTES + (KERNEL_BYTES if dtype == "bfloat16" else 0)
+    return libraries + logits + _vision_bytes(spec, dtype) + _layer_bytes(spec, dtype)
 
 
 def _vision_bytes(spec: CheckpointSpec, dtype: str) -> int:
     """The widest moment of a group of patches: cut from frames, in attention, or in the MLP."""
     v, size = spec.vision, DTYPE_BYTES[dtype]
     values = 3 * v.frames_per_patch * v.patch_px**2
-    patch = max(values * (2 + 2 * size), v.hidden * (8 * size + 24), 2 * (v.hidden + v.ffn) * size)
+    patch = max(values * (2 + size), v.hidden * (8 * size + 24), 2 * (v.hidden + v.ffn) * size)
     return vision_patches(v, size) * patch
 
 

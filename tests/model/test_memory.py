@@ -13,10 +13,13 @@ import pytest
 
 from model.facts import load_checkpoint
 from model.memory import (
+    TEMPORARY_BYTES,
     chunk_bytes_per_token,
     fixed_bytes,
     kv_bytes_per_token,
     kv_tail_bytes,
+    slice_tokens,
+    vision_patches,
 )
 from model.spec import CheckpointSpec
 from model.weight_files import read_weight_files
@@ -105,10 +108,24 @@ def test_more_of_everything_needs_more() -> None:
     deep = replace(spec, vision=replace(spec.vision, deepstack=(0, 1, 2)))
     many = replace(spec, text=replace(spec.text, vocab=150_000))
     for dtype in ("float32", "bfloat16"):
-        assert chunk_bytes_per_token(wide, dtype) > chunk_bytes_per_token(spec, dtype)
+        assert fixed_bytes(wide, dtype) > fixed_bytes(spec, dtype)
         assert chunk_bytes_per_token(deep, dtype) > chunk_bytes_per_token(spec, dtype)
         assert fixed_bytes(many, dtype) > fixed_bytes(spec, dtype)
     assert chunk_bytes_per_token(spec, "bfloat16") < chunk_bytes_per_token(spec, "float32")
+
+
+def test_slices_keep_temporaries_small() -> None:
+    """A slice's widest temporary stays below what the C library gives back at once."""
+    spec = load_checkpoint(str(make_tiny().folder)).spec
+    for ffn in (192, 6144, 12_288, 25_600):
+        wide = replace(spec, text=replace(spec.text, ffn=ffn))
+        count = slice_tokens(wide, "bfloat16")
+        assert count % 256 == 0
+        assert 256 <= count <= 8192
+        assert count * ffn * 2 <= TEMPORARY_BYTES
+    tower = replace(spec.vision, ffn=4304, hidden=1152)
+    assert 256 <= vision_patches(tower, 2) <= 4096
+    assert vision_patches(tower, 2) > vision_patches(tower, 4)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
