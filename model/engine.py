@@ -132,12 +132,12 @@ class LoadedModel:
         ):
             share = kv * devices.count(device) // len(devices)
             if share + chunk > free:
+                fits = plan.total_tokens * max(0, free - chunk) // max(1, share)
                 raise ResourceError(
                     f"{plan.total_tokens} tokens need {_gib(share)} for the KV cache and "
                     f"{_gib(chunk)} for a chunk on {device}, and {_gib(free)} are free there; "
-                    f"{plan.total_tokens * max(0, free - chunk) // share} tokens would fit: lower "
-                    "model.context, model.prefill_chunk or sampling.fps, or set model.kv_cache "
-                    "int8.",
+                    f"{fits} tokens would fit: lower model.context, model.prefill_chunk or "
+                    "sampling.fps, or set model.kv_cache int8.",
                     reason="out_of_memory",
                 )
 

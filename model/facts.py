@@ -60,9 +60,10 @@ def load_checkpoint(
     stretch, context_tokens = choose_yarn(name, spec, _native(folder, spec), context, yarn)
     # Whatever is wrong with the settings has been said by now: this reads every byte.
     files = read_weight_files(folder) if described is None else described
+    layout = PromptLayout(spec, TextTokenizer(folder), outer_wrapper=outer_wrapper)
     facts = ModelFacts(
         name=name,
-        digest=digest_checkpoint(folder, files, stretch),
+        digest=digest_checkpoint(folder, files, stretch, thinks=layout.thinks),
         token_px=spec.token_px,
         context_tokens=context_tokens,
         weight_bytes=memory.count_parameters(files, spec) * memory.DTYPE_BYTES[dtype],
@@ -78,7 +79,6 @@ def load_checkpoint(
         int8_kv_tail_bytes=memory.kv_tail_bytes(spec, "int8"),
         yarn_factor=stretch.factor if stretch else spec.text.rope_factor,
     )
-    layout = PromptLayout(spec, TextTokenizer(folder), outer_wrapper=outer_wrapper)
     return Checkpoint(folder, spec, layout, facts, dtype, kv_dtype, stretch)
 
 
@@ -114,8 +114,11 @@ def _find(name: str, weights: bool) -> tuple[Path, tuple[WeightFile, ...] | None
     return (hub.fetch(name), None) if weights else hub.describe(name)
 
 
-def digest_checkpoint(folder: Path, weights: Sequence[WeightFile], yarn: Yarn | None) -> str:
-    """SHA-256 over config, tokenizer, weights and YaRN, hex: names the model as it computes."""
+def digest_checkpoint(
+    folder: Path, weights: Sequence[WeightFile], yarn: Yarn | None, *, thinks: bool
+) -> str:
+    """SHA-256 over config, tokenizer, weights, YaRN and thinking, hex: names the model as it
+    computes."""
     total = hashlib.sha256()
     small = [folder / "config.json", folder / "tokenizer.json"]
     named = [(path.name, digest_file(path)) for path in small if path.is_file()]
@@ -123,6 +126,8 @@ def digest_checkpoint(folder: Path, weights: Sequence[WeightFile], yarn: Yarn | 
         total.update(f"{name}:{digest}\n".encode())
     if yarn:
         total.update(f"yarn:{yarn.factor}:{yarn.native_tokens}\n".encode())
+    if thinks:
+        total.update(b"thinks\n")
     return total.hexdigest()
 
 
