@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from benchmarks._claim import claim
 from benchmarks._shapes import median_s
-from model.attention import View, attend
+from model.attention import attend
 from model.facts import NANO
 from model.kv_cache import CacheForm, KvCache
-from model.segments import Segment
+from model.segments import Segment, View
 from model.spec import read_spec
 
 QUERIES, KEYS, HEADS = 2048, 65_536, 4

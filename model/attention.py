@@ -11,7 +11,6 @@ Three ways through a segment, the fastest exact one that fits it: the fused kern
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,18 +20,7 @@ from model.flash import add_flash, takes_flash
 from model.fused import add_fused, runs_here
 from model.memory import ATTENTION_KEYS, ATTENTION_ROWS
 from model.running import Running
-from model.segments import Segment, lay_out
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """Query tokens [start, stop) look at one segment."""
-
-    start: int
-    stop: int
-    segment: Segment
-    limit: int | None = None
-    """Keys that the first of them sees, each later one a key more; None: all of them."""
+from model.segments import View, lay_out
 
 
 def attend(queries: Tensor, views: Sequence[View], kv_heads: int, scale: float) -> Tensor:
@@ -45,14 +33,12 @@ def attend(queries: Tensor, views: Sequence[View], kv_heads: int, scale: float) 
     folded = queries.view(kv_heads, group, count, dim).transpose(1, 2).flatten(1, 2).contiguous()
     running = Running.start(folded, scale)
     for view in views:
-        rows = slice(view.start * group, view.stop * group)
-        segment = view.segment
-        if segment.layout == "pairs":
-            add_fused(running, folded, rows, segment, limit=view.limit, group=group)
+        if view.segment.layout == "pairs":
+            add_fused(running, folded, view, group)
         elif takes_flash(folded):
-            add_flash(running, folded, rows, segment, limit=view.limit, group=group)
+            add_flash(running, folded, view, group)
         else:
-            _add_blocks(running, folded, rows, segment, view.limit, group)
+            _add_blocks(running, folded, view, group)
     mixed = running.result().view(kv_heads, count, group * dim).transpose(0, 1)
     return mixed.reshape(count, heads * dim).to(queries.dtype)
 
@@ -72,21 +58,15 @@ def attend_apart(queries: Tensor, keys: Tensor, values: Tensor, scale: float) ->
     q, k, v = (F.pad(t, (0, wide - dim)).flatten(0, 1) for t in apart)
     segment = lay_out("pairs", k, v)
     running = Running.start(q, scale)
-    add_fused(running, q, slice(0, count), segment, limit=None, group=1)
+    add_fused(running, q, View(0, count, segment), 1)
     mixed = running.result().to(queries.dtype)[..., :dim]
     return mixed.view(sequences, heads, count, dim).transpose(1, 2)
 
 
-def _add_blocks(
-    running: Running,
-    queries: Tensor,
-    rows: slice,
-    segment: Segment,
-    limit: int | None,
-    group: int,
-) -> None:
+def _add_blocks(running: Running, queries: Tensor, view: View, group: int) -> None:
     """The plain way, in float32: one block of keys × one tile of rows at a time. A CPU that has no
     bfloat16 products gains nothing from narrower ones."""
+    segment, limit, rows = view.segment, view.limit, view.rows(group)
     for first in range(0, segment.count, ATTENTION_KEYS):
         stop = min(segment.count, first + ATTENTION_KEYS)
         keys, values = segment.plain(first, stop, torch.float32)

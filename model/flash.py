@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from model.running import Running
-from model.segments import Segment
+from model.segments import View
 
 _CODES_AT_ONCE = 65_536
 """Tokens of an int8 segment that are widened at a time."""
@@ -54,28 +54,17 @@ def _cpu(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[T
     return out, lse
 
 
-def add_flash(
-    running: Running,
-    queries: Tensor,
-    rows: slice,
-    segment: Segment,
-    *,
-    limit: int | None,
-    group: int,
-) -> None:
-    """Let some rows of `queries` (kv heads, rows, dim) see one segment in rows.
-
-    `limit`: keys that the first token's rows see, each later token's one more; None: all of them.
-    `group`: rows of one token.
-    """
+def add_flash(running: Running, queries: Tensor, view: View, group: int) -> None:
+    """Let a view's rows of `queries` (kv heads, rows, dim) see its segment in rows."""
+    segment, limit, rows = view.segment, view.limit, view.rows(group)
     operator = operator_for(queries.device)
-    shared = segment.count if limit is None else max(0, limit - 1)
+    shared = segment.count if limit is None else min(segment.count, max(0, limit - 1))
     step = segment.count if segment.key_scales is None else _CODES_AT_ONCE
     for first in range(0, shared, step):
         keys, values = segment.plain(first, min(shared, first + step), queries.dtype)
         _merge(running, rows, operator, (queries[:, rows], keys, values))
     if limit is not None:
-        _add_own(running, queries, rows, segment, limit, group, operator)
+        _add_own(running, queries, view, group, limit, operator)
 
 
 def _merge(
@@ -87,16 +76,11 @@ def _merge(
 
 
 def _add_own(
-    running: Running,
-    queries: Tensor,
-    rows: slice,
-    segment: Segment,
-    limit: int,
-    group: int,
-    operator: Operator,
+    running: Running, queries: Tensor, view: View, group: int, limit: int, operator: Operator
 ) -> None:
     """The tokens' own keys, causally. Heads are taken apart again: rows of one token see the same
     keys, which a causal operator over rows cannot say."""
+    segment, rows = view.segment, view.rows(group)
     heads, dim = queries.shape[0], queries.shape[2]
     # Where the segment starts after the first tokens, these see nothing of it; where it ends
     # before the last, these see all of it.

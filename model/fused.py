@@ -21,7 +21,7 @@ from torch import Tensor
 
 from model.fused_ir import ROWS, Arg, FusedKernel
 from model.running import Running
-from model.segments import Segment
+from model.segments import Segment, View
 
 _NEEDED = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16")
 TASK_ROWS = 384
@@ -108,20 +108,9 @@ def _run(address: int, arguments: ctypes.Array[ctypes.c_int64], threads: int) ->
                 other.result()
 
 
-def add_fused(
-    running: Running,
-    queries: Tensor,
-    rows: slice,
-    segment: Segment,
-    *,
-    limit: int | None,
-    group: int,
-) -> None:
-    """Let some rows of `queries` (kv heads, rows, dim), bf16, see one segment in pairs.
-
-    `limit`: keys that the first token's rows see, each later token's one more; None: all of them.
-    `group`: rows of one token.
-    """
+def add_fused(running: Running, queries: Tensor, view: View, group: int) -> None:
+    """Let a view's rows of `queries` (kv heads, rows, dim), bf16, see its segment in pairs."""
+    segment, limit, rows = view.segment, view.limit, view.rows(group)
     count, threads, dim = rows.stop - rows.start, torch.get_num_threads(), queries.shape[2]
     parts, part_keys = _cut_keys(segment, count, threads, limit)
     state, first = running, rows.start

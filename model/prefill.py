@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb
 
-from model.attention import View, attend
+from model.attention import attend
 from model.kv_cache import KvCache
+from model.segments import View
 from model.timeline import TimedTokens, join_tokens
 from model.weights import Weights
 

@@ -53,6 +53,21 @@ class Segment:
         return keys.to(dtype), values.to(dtype)
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """Query tokens [start, stop) look at one segment."""
+
+    start: int
+    stop: int
+    segment: Segment
+    limit: int | None = None
+    """Keys that the first of them sees, each later one a key more; None: all of them."""
+
+    def rows(self, group: int) -> slice:
+        """The same in query rows, of which a token has `group`, side by side."""
+        return slice(self.start * group, self.stop * group)
+
+
 def reserve(
     layout: Layout,
     heads: int,

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model import attention, fused
-from model.attention import View, attend, attend_apart
+from model.attention import attend, attend_apart
 from model.quantise import quantise_keys, quantise_values
 from model.running import Running
-from model.segments import Layout, Segment, key_blocks, put, reserve, value_blocks
+from model.segments import Layout, Segment, View, key_blocks, put, reserve, value_blocks
 
 fused_only = pytest.mark.skipif(
     not fused.runs_here(), reason="the fused kernel is for CPUs with AVX-512 BF16"
@@ -183,15 +183,17 @@ def test_flash_equals_one_softmax(
 def test_flash_where_a_segment_ends_or_begins_among_the_queries(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As int8 has it: whole blocks end inside a chunk and the rest is another segment."""
+    """As int8 has it: whole blocks end inside or before a chunk; the rest is another segment."""
     monkeypatch.setattr(attention, "takes_flash", lambda _queries: True)
-    queries = random(4, 60, 32, seed=1)
     keys, values = random(2, 100, 32, seed=2), random(2, 100, 32, seed=3)
     first = segment("rows", keys[:, :64], values[:, :64])
     rest = segment("rows", keys[:, 64:], values[:, 64:])
-    views = [View(0, 60, first, 41), View(0, 60, rest, 41 - 64)]
-    got = attend(queries, views, 2, 0.2)
-    assert (got.double() - plain(queries, keys, values, 0.2)).abs().max() <= 1e-5
+    for count in (1, 20, 60):
+        queries = random(4, count, 32, seed=count)
+        limit = 100 - count + 1
+        views = [View(0, count, first, limit), View(0, count, rest, limit - 64)]
+        got = attend(queries, views, 2, 0.2)
+        assert (got.double() - plain(queries, keys, values, 0.2)).abs().max() <= 1e-5
 
 
 def test_gpu_operators_take_what_they_are_given() -> None:
