@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model import attention
 from model.facts import Checkpoint, load_checkpoint
 from model.kv_cache import CacheForm, KvCache
 from model.positions import Cursor
@@ -171,3 +172,23 @@ def test_bfloat16_cache_under_float32_layers(case: Case) -> None:
     expected = case.expected()
     got = case.logits([case.prefix, case.video, case.question], 7, case.cache(torch.bfloat16))
     assert (got - expected).abs().max() <= 0.05 * expected.abs().max()
+
+
+def test_through_a_gpus_operators_the_logits_are_the_same(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole decoder over the operators that give a log-sum-exp, here the CPU's own."""
+    monkeypatch.setattr(attention, "takes_flash", lambda _queries: True)
+    expected = case.expected()
+    for step in (1, 7, len(case.ids)):
+        got = case.logits([case.prefix, case.video, case.question], step, case.cache())
+        assert (got - expected).abs().max() <= 1e-4
+    codes = case.logits([case.prefix, case.video, case.question], 7, case.cache(torch.int8))
+    assert (codes - expected).abs().max() <= 0.05 * expected.abs().max()
+
+
+def test_int8_cache_under_float32_layers(case: Case) -> None:
+    expected = case.expected()
+    for step in (1, 7, len(case.ids)):
+        got = case.logits([case.prefix, case.video, case.question], step, case.cache(torch.int8))
+        assert (got - expected).abs().max() <= 0.05 * expected.abs().max()
