@@ -85,7 +85,7 @@ def library(model: LoadedModel, inputs: dict[str, Any], chunk: int | None) -> li
     return tokens
 
 
-def compare(name: str, times: int) -> None:
+def compare(name: str, times: int, ways: tuple[int | None, ...]) -> None:
     """One case: both sides, warmed up, medians."""
     shape, tokens, goal = CASES[name]
     with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +96,7 @@ def compare(name: str, times: int) -> None:
     print(f"{name}: {plan.total_tokens} tokens, ours {our_s:.2f} s", flush=True)
     inputs = library_inputs(model, plan)
     first: dict[int | None, float] = {}
-    for chunk in (None, 4096):
+    for chunk in ways:
         started = time.perf_counter()
         tokens_theirs = library(model, inputs, chunk)
         first[chunk] = time.perf_counter() - started
@@ -112,9 +112,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cases", nargs="*", default=list(CASES), help=", ".join(CASES))
     parser.add_argument("--times", type=int, default=3, help="runs of which the median is taken")
+    parser.add_argument("--one-piece", action="store_true", help="do not try the library in chunks")
     options = parser.parse_args()
     for name in options.cases:
-        compare(name, options.times)
+        compare(name, options.times, (None,) if options.one_piece else (None, 4096))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model import fused
 from model.flash import add_flash, takes_flash
-from model.fused import add_fused, runs_here
 from model.memory import ATTENTION_KEYS, ATTENTION_ROWS
 from model.running import Running
 from model.segments import View, lay_out
@@ -34,7 +34,7 @@ def attend(queries: Tensor, views: Sequence[View], kv_heads: int, scale: float) 
     running = Running.start(folded, scale)
     for view in views:
         if view.segment.layout == "pairs":
-            add_fused(running, folded, view, group)
+            fused.add_fused(running, folded, view, group)
         elif takes_flash(folded):
             add_flash(running, folded, view, group)
         else:
@@ -50,7 +50,7 @@ def attend_apart(queries: Tensor, keys: Tensor, values: Tensor, scale: float) ->
     """
     sequences, count, heads, dim = queries.shape
     apart = [t.transpose(1, 2) for t in (queries, keys, values)]
-    if not (queries.device.type == "cpu" and queries.dtype is torch.bfloat16 and runs_here()):
+    if not (queries.device.type == "cpu" and queries.dtype is torch.bfloat16 and fused.runs_here()):
         q, k, v = apart
         return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
     # Whole vectors: dimensions of zeros change no score and are cut off again.
@@ -58,7 +58,7 @@ def attend_apart(queries: Tensor, keys: Tensor, values: Tensor, scale: float) ->
     q, k, v = (F.pad(t, (0, wide - dim)).flatten(0, 1) for t in apart)
     segment = lay_out("pairs", k, v)
     running = Running.start(q, scale)
-    add_fused(running, q, View(0, count, segment), 1)
+    fused.add_fused(running, q, View(0, count, segment), 1)
     mixed = running.result().to(queries.dtype)[..., :dim]
     return mixed.view(sequences, heads, count, dim).transpose(1, 2)
 
