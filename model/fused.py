@@ -19,7 +19,7 @@ import llvmlite.binding as llvm
 import torch
 from torch import Tensor
 
-from model.fused_ir import ROWS, Arg, FusedKernel
+from model.fused_ir import BLOCK, ROWS, Arg, FusedKernel
 from model.running import Running
 from model.segments import Segment, View
 
@@ -28,6 +28,9 @@ TASK_ROWS = 384
 """Rows of one task: their sums and one block of keys and values stay in the second-level cache."""
 PART_KEYS = 4096
 """Fewest keys of a part where a few rows over a long cache are shared among threads."""
+
+ALONE = 4096
+"""Query rows × keys below which one thread does it all."""
 
 
 @lru_cache(maxsize=1)
@@ -45,13 +48,16 @@ def takes(head_dim: int) -> bool:
     return runs_here() and head_dim % 16 == 0 and head_dim <= 256
 
 
+_WORKER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
 class _Compiled:
     """Machine code of one kernel; lives as long as the process."""
 
-    def __init__(self, dim: int, *, int8: bool) -> None:
+    def __init__(self, dim: int, height: int, *, int8: bool) -> None:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
-        module = llvm.parse_assembly(FusedKernel(dim, int8=int8).text())
+        module = llvm.parse_assembly(FusedKernel(dim, int8=int8, height=height, block=BLOCK).text())
         module.verify()
         features = llvm.get_host_cpu_features().flatten()
         target = llvm.Target.from_default_triple().create_target_machine(
@@ -65,11 +71,12 @@ class _Compiled:
         self._engine = llvm.create_mcjit_compiler(module, target)
         self._engine.finalize_object()
         self.address = int(self._engine.get_function_address("worker"))
+        self.worker = _WORKER(self.address)
 
 
 @lru_cache(maxsize=16)
-def _compiled(dim: int, int8: bool) -> _Compiled:
-    return _Compiled(dim, int8=int8)
+def _compiled(dim: int, height: int, int8: bool) -> _Compiled:
+    return _Compiled(dim, height, int8=int8)
 
 
 @lru_cache(maxsize=1)
@@ -92,14 +99,13 @@ def _parallel() -> Any:
     return None
 
 
-def _run(address: int, arguments: ctypes.Array[ctypes.c_int64], threads: int) -> None:
+def _run(kernel: _Compiled, arguments: ctypes.Array[ctypes.c_int64], threads: int) -> None:
     """Run the worker in every thread; the interpreter's lock is free meanwhile."""
-    given = ctypes.addressof(arguments)
-    worker = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
+    given, worker = ctypes.addressof(arguments), kernel.worker
     if threads == 1:
         worker(given)
     elif (parallel := _parallel()) is not None:
-        parallel(address, given, threads, 0)
+        parallel(kernel.address, given, threads, 0)
     else:
         with ThreadPoolExecutor(threads - 1) as pool:
             others = [pool.submit(worker, given) for _ in range(threads - 1)]
@@ -139,7 +145,11 @@ def add_fused(running: Running, queries: Tensor, view: View, group: int) -> None
         **_addresses(segment),
     }
     arguments = (ctypes.c_int64 * len(Arg))(*(values[arg] for arg in Arg))
-    _run(_compiled(dim, segment.key_scales is not None).address, arguments, threads)
+    # A decoded token has a row or a few per head: a whole tile would mostly multiply for nobody.
+    height = min(ROWS, _up(count, 2))
+    kernel = _compiled(dim, height, segment.key_scales is not None)
+    # Waking a thread takes longer than a fork's own few keys.
+    _run(kernel, arguments, 1 if count * segment.count < ALONE else threads)
     if parts > 1:
         running.merge(rows, state)
 

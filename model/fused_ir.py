@@ -84,9 +84,11 @@ class Arg(IntEnum):
 class FusedKernel(Writer):
     """Builds the module for one head dimension; `worker(args)` takes tasks until none is left."""
 
-    def __init__(self, dim: int, *, int8: bool) -> None:
+    def __init__(self, dim: int, *, int8: bool, height: int = ROWS, block: int = BLOCK) -> None:
+        """`height` query rows go through a register tile together, at most `ROWS`; the scores of
+        `block` keys are kept between the two products."""
         super().__init__("fused_attention")
-        self.dim, self.int8 = dim, int8
+        self.dim, self.int8, self.height, self.block = dim, int8, height, block
         self._read_arguments()
         self._reserve()
         self._tasks()
@@ -112,16 +114,16 @@ class FusedKernel(Writer):
             place.align = align
             return place
 
-        self.scores = room(FLOATS, ROWS * BLOCK // 16, 64)
-        self.weights = room(HALVES, ROWS * BLOCK // 16, 64)
-        self.decay = room(F32, ROWS, 4)
+        self.scores = room(FLOATS, self.height * self.block // 16, 64)
+        self.weights = room(HALVES, self.height * self.block // 16, 64)
+        self.decay = room(F32, self.height, 4)
         self.nowhere = room(FLOATS, self.dim // 16 + 1, 64)
-        self.registers = [room(FLOATS, 1, 64) for _ in range(ROWS * 4)]
-        self.peaks = [room(FLOATS, 1, 64) for _ in range(ROWS)]
+        self.registers = [room(FLOATS, 1, 64) for _ in range(self.height * 4)]
+        self.peaks = [room(FLOATS, 1, 64) for _ in range(self.height)]
         self.sum = room(FLOATS, 1, 64)
         if self.int8:
-            self.wide_keys = room(PAIRS, BLOCK * self.dim // 32, 64)
-            self.wide_values = room(PAIRS, BLOCK * self.dim // 32, 64)
+            self.wide_keys = room(PAIRS, self.block * self.dim // 32, 64)
+            self.wide_values = room(PAIRS, self.block * self.dim // 32, 64)
 
     def _tasks(self) -> None:
         b, a = self.b, self.a
@@ -159,9 +161,9 @@ class FusedKernel(Writer):
             else:
                 self.block_keys = self.offset(self.keys, (at, self.dim * 2))
                 self.block_values = self.offset(self.values, (at, self.dim * 2))
-            self.loop(first, stop, ROWS, lambda row: self._row_tile(at, row))
+            self.loop(first, stop, self.height, lambda row: self._row_tile(at, row))
 
-        self.loop(start_key, self.end, BLOCK, block)
+        self.loop(start_key, self.end, self.block, block)
 
     def _limit(self, row: Any) -> Any:
         """Keys that one row sees."""
@@ -171,7 +173,7 @@ class FusedKernel(Writer):
 
     def _widen_block(self, at: Any) -> None:
         b = self.b
-        count = self.less(b.sub(self.end, at), int64(BLOCK))
+        count = self.less(b.sub(self.end, at), int64(self.block))
         tiles = b.sdiv(b.add(count, int64(TILE - 1)), int64(TILE))
         half = self.dim // 2
         self._widen(
@@ -217,20 +219,20 @@ class FusedKernel(Writer):
     def _row_tile(self, at: Any, row: Any) -> None:
         b = self.b
         last = b.sub(self.a[Arg.ROWS], int64(1))
-        indices = [b.add(row, int64(j)) for j in range(ROWS)]
+        indices = [b.add(row, int64(j)) for j in range(self.height)]
         # Rows behind the last one read its query and write nowhere.
         self.real = [b.icmp_signed("<=", index, last) for index in indices]
         index = [self.less(i, last) for i in indices]
         self.row_queries = [self.offset(self.queries, (i, self.dim * 2)) for i in index]
         self.row_state = [b.add(self.state, i) for i in index]
         self.row_limits = [self.less(self.end, self._limit(i)) for i in index]
-        seen = b.sub(self.less(self.row_limits[-1], b.add(at, int64(BLOCK))), at)
+        seen = b.sub(self.less(self.row_limits[-1], b.add(at, int64(self.block))), at)
         tiles = b.sdiv(b.add(seen, int64(TILE - 1)), int64(TILE))
         with b.if_then(b.icmp_signed(">", seen, int64(0))):
             for peak in self.peaks:
                 b.store(floats(Running.HIDDEN), peak)
             self.loop(int64(0), tiles, 1, lambda tile: self._score_tile(at, tile))
-            for j in range(ROWS):
+            for j in range(self.height):
                 self._soften(j, b.mul(tiles, int64(TILE // 16)))
             for start in range(0, self.dim, 64):
                 self._mix(start, b.mul(tiles, int64(TILE // 2)))
@@ -247,9 +249,12 @@ class FusedKernel(Writer):
             b.store(floats(0.0), register)
         base = self.offset(self.block_keys, (tile, TILE * self.dim * 2))
 
+        values = self.offset(self.block_values, (tile, TILE * self.dim * 2))
+
         def step(pair: Any) -> None:
             vectors = self.vectors(self.offset(base, (pair, TILE * 4)), 4)
-            for j in range(ROWS):
+            self._ask(self.offset(values, (pair, TILE * 4)), 4)
+            for j in range(self.height):
                 self._multiply(j, vectors, self.pair(self.offset(self.row_queries[j], (pair, 4))))
 
         self.loop(int64(0), int64(self.dim // 2), 1, step)
@@ -257,20 +262,27 @@ class FusedKernel(Writer):
         crosses = b.icmp_signed(">", b.add(first_key, int64(TILE)), self.row_limits[0])
         with b.if_then(crosses, likely=False):
             self._hide(first_key)
-        for j in range(ROWS):
+        for j in range(self.height):
             peak = b.load(self.peaks[j])
             for x in range(4):
                 score = b.load(self.registers[j * 4 + x])
-                place = b.add(b.mul(tile, int64(4)), int64(j * BLOCK // 16 + x))
+                place = b.add(b.mul(tile, int64(4)), int64(j * self.block // 16 + x))
                 b.store(score, b.gep(self.scores, [place]), align=64)
                 peak = self.larger(peak, score)
             b.store(peak, self.peaks[j])
+
+    def _ask(self, address: Any, vectors: int) -> None:
+        """Fetch what the other product reads next. Few rows wait for memory; what many rows
+        read stays near. int8 is read while it is widened."""
+        if self.height < ROWS and not self.int8:
+            for x in range(vectors):
+                self.prefetch(self.b.add(address, int64(64 * x)))
 
     def _hide(self, first_key: Any) -> None:
         """Scores of keys that a row may not see."""
         b = self.b
         lanes = ir.Constant(LANES, list(range(16)))
-        for j in range(ROWS):
+        for j in range(self.height):
             for x in range(4):
                 left = b.sub(self.row_limits[j], b.add(first_key, int64(16 * x)))
                 seen = b.icmp_signed("<", lanes, self.splat(left, LANES))
@@ -297,7 +309,7 @@ class FusedKernel(Writer):
         def step(vector: Any) -> None:
             total = b.load(self.sum)
             for x in range(4):
-                place = b.add(vector, int64(j * BLOCK // 16 + x))
+                place = b.add(vector, int64(j * self.block // 16 + x))
                 score = b.load(b.gep(self.scores, [place]), align=64)
                 weight = self.exp2(self.fma(score, self.scales, shift))
                 total = b.fadd(total, weight)
@@ -318,7 +330,7 @@ class FusedKernel(Writer):
         """Dimensions [start, start + 64) of the weighted values."""
         b = self.b
         count = min(64, self.dim - start) // 16
-        rows = [self._place(Arg.MIXED, j) for j in range(ROWS)]
+        rows = [self._place(Arg.MIXED, j) for j in range(self.height)]
         places = [
             self.at(b.add(row, int64(4 * start + 64 * x)), FLOATS)
             for row in rows
@@ -329,12 +341,15 @@ class FusedKernel(Writer):
             decay = self.splat(b.load(b.gep(self.decay, [int64(j)])), FLOATS)
             b.store(b.fmul(b.load(place, align=64), decay), self.registers[j * 4 + x])
         base = b.add(self.block_values, int64(start * 4))
+        following = self.offset(self.block_keys, (int64(self.block), self.dim * 2))
+        following = b.add(following, int64(start * 4))
         weights = b.ptrtoint(self.weights, I64)
 
         def step(pair: Any) -> None:
             vectors = self.vectors(self.offset(base, (pair, self.dim * 4)), count)
-            for j in range(ROWS):
-                word = b.add(self.offset(weights, (pair, 4)), int64(j * BLOCK * 2))
+            self._ask(self.offset(following, (pair, self.dim * 4)), count)
+            for j in range(self.height):
+                word = b.add(self.offset(weights, (pair, 4)), int64(j * self.block * 2))
                 self._multiply(j, vectors, self.pair(word))
 
         self.loop(int64(0), pairs, 1, step)

@@ -133,6 +133,12 @@ class Writer:
         word = self.b.load(self.at(address, I32), align=4)
         return self.b.bitcast(self.splat(word, WORDS), PAIRS)
 
+    def prefetch(self, address: Any) -> None:
+        """Ask for one cache line that is read soon; any address may be asked for."""
+        place = self.at(address, I8)
+        reading, level, data = (ir.Constant(I32, value) for value in (0, 2, 1))
+        self.call("llvm.prefetch.p0", ir.VoidType(), place, reading, level, data)
+
     def vectors(self, address: Any, count: int) -> list[Any]:
         places = [self.b.add(address, int64(64 * x)) for x in range(count)]
         return [self.b.load(self.at(place, PAIRS), align=64) for place in places]

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb
 
 from model.attention import attend
+from model.joined import LayerWeights, norm
 from model.kv_cache import KvCache
 from model.segments import View
 from model.timeline import TimedTokens, join_tokens
@@ -49,17 +48,17 @@ def run_lanes(weights: Weights, lanes: Sequence[LaneTokens]) -> Tensor:
     if tokens.levels:
         x[tokens.visual.to(x.device)] = tokens.levels[0].to(x.device, x.dtype)
     rope = text.rotary_emb(x[None], tokens.positions[:, None].to(weights.device))
-    everything, ends = _every_row(lanes), _read_rows(lanes)
-    last = len(text.layers) - 1
-    for number, layer in enumerate(text.layers):
+    everything = _every_row(lanes)
+    ends = everything if all(lane.read == len(lane.tokens) for lane in lanes) else _read_rows(lanes)
+    last = len(weights.layers) - 1
+    for number, layer in enumerate(weights.layers):
         kept = ends if number == last else everything
         x = _run_layer(layer, number, x.to(weights.layer_devices[number]), rope, lanes, kept)
         if number + 1 < len(tokens.levels):
             _add_level(x, tokens, number + 1, kept)
     for lane in lanes:
         lane.cache.advance()
-    normed: Tensor = text.norm(x.to(weights.last_device))
-    return normed
+    return norm(text.norm, x.to(weights.last_device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +92,7 @@ def _add_level(x: Tensor, tokens: TimedTokens, level: int, kept: _Rows) -> None:
 
 
 def _run_layer(
-    layer: Any,
+    layer: LayerWeights,
     number: int,
     x: Tensor,
     rope: tuple[Tensor, Tensor],
@@ -101,12 +100,13 @@ def _run_layer(
     kept: _Rows,
 ) -> Tensor:
     """One decoder layer over (n, hidden); returns the rows that go on."""
-    attention = layer.self_attn
+    attention, size, dim = layer.layer.self_attn, layer.kv_size, layer.head_dim
     cos, sin = (table.to(x.device) for table in rope)
-    normed = layer.input_layernorm(x)
-    k = attention.k_norm(_heads(attention.k_proj(normed), attention.head_dim))
-    v = _heads(attention.v_proj(normed), attention.head_dim)[0]
-    k = _rotate(k, cos, sin)[0]
+    normed = norm(layer.layer.input_layernorm, x)
+    everyone = kept.index is None
+    projected = layer.kvq(normed) if everyone else layer.kv(normed)
+    k = norm(attention.k_norm, _heads(projected[:, :size], dim))
+    k, v = _rotate(k, cos, sin)[0], _heads(projected[:, size : 2 * size], dim)[0]
     at = 0
     for lane in lanes:
         stop = at + len(lane.tokens)
@@ -117,12 +117,11 @@ def _run_layer(
         x, normed, cos, sin = x[index], normed[index], cos[:, index], sin[:, index]
     if len(x) == 0:
         return x
-    q = attention.q_norm(_heads(attention.q_proj(normed), attention.head_dim))
-    q = _rotate(q, cos, sin)[0]
+    asking = projected[:, 2 * size :] if everyone else attention.q_proj(normed)
+    q = _rotate(norm(attention.q_norm, _heads(asking, dim)), cos, sin)[0]
     views = list(_views(number, lanes, kept))
-    x = x + attention.o_proj(attend(q, views, k.shape[0], attention.scaling))
-    after: Tensor = x + layer.mlp(layer.post_attention_layernorm(x)[None])[0]
-    return after
+    x = x + attention.o_proj(attend(q, views, k.shape[0], layer.scaling))
+    return layer.feed_forward(x)
 
 
 def _heads(projected: Tensor, dim: int) -> Tensor:
@@ -131,8 +130,9 @@ def _heads(projected: Tensor, dim: int) -> Tensor:
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    rotated: Tensor = apply_rotary_pos_emb(x, x[:, :1], cos, sin)[0]
-    return rotated
+    half = x.shape[-1] // 2
+    turned = torch.cat((-x[..., half:], x[..., :half]), -1)
+    return x * cos[:, None] + turned * sin[:, None]
 
 
 def _views(layer: int, lanes: Sequence[LaneTokens], kept: _Rows) -> Iterator[View]:

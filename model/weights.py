@@ -22,6 +22,7 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from model.devices import compute_devices, free_on
+from model.joined import LayerWeights
 from model.placement import place_layers
 from model.spec import CheckpointSpec
 from model.yarn import Yarn
@@ -51,6 +52,7 @@ class Weights:
         self.vision: Any = inner.visual
         self.device: torch.device = self.text.embed_tokens.weight.device
         self.dtype: torch.dtype = self.text.embed_tokens.weight.dtype
+        self.layers = tuple(LayerWeights(layer) for layer in self.text.layers)
         self.layer_devices = layer_devices or (self.device,) * len(self.text.layers)
         self.last_device: torch.device = self.layer_devices[-1]
 

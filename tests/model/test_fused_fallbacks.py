@@ -72,6 +72,7 @@ def test_a_pool_of_threads_gives_what_openmp_gives(
         views[0] = View(0, count, with_codes("pairs", keys[:, :past], values[:, :past]))
     expected = attend(queries, views, 2, 0.125)
     monkeypatch.setattr(fused, "_parallel", lambda: None)
+    monkeypatch.setattr(fused, "ALONE", 0)
     for first in (False, True):
         pool.taken.clear()
         monkeypatch.setattr(pool, "first", first)
@@ -95,6 +96,7 @@ def test_openmps_entry_is_used_where_there_is_one(
         entry(worker, given, count, flags)
 
     monkeypatch.setattr(fused, "_parallel", lambda: noting)
+    monkeypatch.setattr(fused, "ALONE", 0)
     queries = random(2, 5, 32, seed=1).bfloat16()
     attend(queries, cut("pairs", queries, queries, 5, []), 2, 0.2)
     assert threads == [2]
