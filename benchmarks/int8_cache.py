@@ -27,11 +27,9 @@ from model.lanes import Step
 from model.session import Filled
 from pipeline.decode import decode_chunk
 from pipeline.parse import parse_reply
-from pipeline.plan import plan_job_video
 from pipeline.probe import probe
-from pipeline.questions import build_questions
-from pipeline.sampling import clip_span
 from pipeline.scenes import spans_of
+from pipeline.windows import plan_windows
 from schemas.job import JobSpec, read_job
 from schemas.media import FrameBatch, VideoSource
 from schemas.plan import VideoPlan
@@ -70,8 +68,8 @@ def ask_job(clip: Clip) -> JobSpec:
 def read_clip(clip: Clip, job: JobSpec, model: LoadedModel) -> Reading:
     """Plan and decode a clip; frames and chunks are the same for every side."""
     index = probe(VideoSource(clip.path.name, str(clip.path)))
-    questions = build_questions(job.queries, clip_span(index))
-    plan = plan_job_video(index, job, model.facts, model.counter, questions)
+    (window,) = plan_windows(index, job, model.facts, model.counter)
+    plan, questions = window.plan, window.questions
     grid = plan.sampling.grid
     return Reading(plan, questions, [decode_chunk(index, chunk, grid) for chunk in plan.chunks])
 

@@ -44,6 +44,11 @@ class Unit:
         clip = self.source.clip_s
         return self.source.uri if clip is None else f"{self.source.uri}#t={clip[0]},{clip[1]}"
 
+    @property
+    def session_prefix(self) -> str:
+        """Begins the names of its saved sessions, whatever the questions are."""
+        return _hash(self.video_id, str(self.source.clip_s))[:16] + "-"
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:

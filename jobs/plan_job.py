@@ -8,10 +8,8 @@ from jobs.manifest import find_sources
 from jobs.show import plan_facts
 from jobs.tools import load_facts
 from model.machine import available_bytes
-from pipeline.plan import plan_job_video
 from pipeline.probe import probe
-from pipeline.questions import build_questions
-from pipeline.sampling import clip_span
+from pipeline.windows import plan_windows
 from schemas.errors import LongtakeError
 from schemas.job import JobSpec
 
@@ -27,10 +25,9 @@ def plan_job(job: JobSpec) -> tuple[list[dict[str, Any]], list[LongtakeError]]:
     for source in find_sources(job.videos):
         try:
             index = probe(source, UNREAD)
-            questions = build_questions(job.queries, clip_span(index))
-            plan = plan_job_video(index, job, facts, counter, questions, free)
+            windows = plan_windows(index, job, facts, counter, free)
         except LongtakeError as error:
             problems.append(error)
         else:
-            plans.append(plan_facts(index, plan, facts))
+            plans.append(plan_facts(index, windows, facts))
     return plans, problems

@@ -6,14 +6,17 @@ unit. What is committed already is not done again; the same command finishes wha
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from jobs.executor import Executor, Outcome, Report, TaskContext
 from jobs.manifest import Unit
 from pipeline.commit_log import CommitLog, Entry
+from pipeline.keep import NOT_KEPT, SessionKeeper, drop_sessions
 from pipeline.parquet import RowContext, write_parts
 from pipeline.run import chunk_work, decode_piece, run_video
 from schemas.errors import ConfigError, InputError, LongtakeError, TransientError
@@ -77,25 +80,40 @@ def run_units(
     on_report: Callable[[Report], None],
 ) -> Iterator[UnitDone]:
     """Run units and yield each one's rows as it ends; nothing is written here."""
-    task = partial(answer_unit, job)
+    task = partial(answer_unit, job, sessions_folder(job).absolute())
     for outcome in executor.run(task, units, on_report):
         yield UnitDone(outcome.item, _result_of(outcome, job))
 
 
-def answer_unit(job: JobSpec, context: TaskContext, unit: Unit) -> VideoResult:
+def sessions_folder(job: JobSpec) -> Path:
+    """Where the sessions of an output are saved."""
+    return Path(job.output) / "_sessions"
+
+
+def answer_unit(job: JobSpec, sessions: Path, context: TaskContext, unit: Unit) -> VideoResult:
     """One unit on a model worker. The per-video border: what is wrong with a video is a row."""
 
-    def frames(index: StreamIndex, plan: VideoPlan) -> Iterator[FrameBatch]:
-        pieces = chunk_work(index, plan)
+    def frames(index: StreamIndex, plan: VideoPlan, first: int) -> Iterator[FrameBatch]:
+        pieces = chunk_work(index, plan, first)
         return context.stream(decode_piece, pieces, job.cluster.lookahead_chunks)
 
     def progress(seconds: float) -> None:
         context.report({"unit": unit.key, "seconds": seconds})
 
     try:
-        return run_video(unit.source, unit.video_id, job, context.tool, frames, progress)
+        keeper = _keeper(job, sessions, unit)
+        return run_video(unit.source, unit.video_id, job, context.tool, frames, progress, keeper)
     except LongtakeError as error:
         return failed_result(unit, job, error)
+
+
+def _keeper(job: JobSpec, sessions: Path, unit: Unit) -> SessionKeeper:
+    """How the sessions of a unit are saved."""
+    minutes, keep = job.cluster.snapshot_minutes, job.cluster.keep_sessions
+    if minutes is None and not keep:
+        return NOT_KEPT
+    every_s = math.inf if minutes is None else minutes * 60
+    return SessionKeeper(sessions, unit.session_prefix, every_s, keep)
 
 
 def failed_result(unit: Unit, job: JobSpec, error: LongtakeError) -> VideoResult:
@@ -140,6 +158,9 @@ def commit_unit(
     log.commit(Entry(done.unit.key, done.unit.place, ids, final, replaces, tuple(parts)))
     if replaces:
         log.drop_replaced()
+    # A unit that may come out better goes on where it was.
+    if final and not job.cluster.keep_sessions:
+        drop_sessions(sessions_folder(job), done.unit.session_prefix)
 
 
 def _is_settled(row: RequestRow) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ import polars as pl
 from rich.table import Table
 
 from pipeline.commit_log import CommitLog
+from pipeline.run import describe
+from pipeline.windows import Window
 from schemas.errors import ConfigError
 from schemas.media import StreamIndex
-from schemas.plan import VideoPlan
 from schemas.ports import ModelFacts
 
 GIB = 1024**3
@@ -113,30 +114,33 @@ def json_lines(frame: pl.DataFrame) -> Iterator[str]:
         yield json.dumps(row, default=lambda value: value.isoformat())
 
 
-def plan_facts(index: StreamIndex, plan: VideoPlan, facts: ModelFacts) -> dict[str, Any]:
-    """One video's plan as plain values."""
-    sampling = plan.sampling
+def plan_facts(index: StreamIndex, windows: Sequence[Window], facts: ModelFacts) -> dict[str, Any]:
+    """One video's plan as plain values; bytes are those of its largest window."""
+    row = describe(index, windows, 0)
+    plans = [window.plan for window in windows]
+    memory = max((plan.memory for plan in plans), key=lambda need: need.total_bytes)
     return {
         "video": index.source.uri,
-        "duration_s": float(sampling.span.duration_s),
-        "frames": sampling.num_frames,
-        "asked_fps": float(sampling.asked_fps),
-        "effective_fps": round(sampling.effective_fps, 4),
-        "step_s": round(sampling.step_s, 4),
-        "frame_size": f"{sampling.grid.width}x{sampling.grid.height}",
-        "pair_tokens": sampling.grid.tokens,
-        "video_tokens": plan.video_tokens,
-        "total_tokens": plan.total_tokens,
-        "chunks": len(plan.chunks),
-        "largest_chunk_frame_bytes": plan.frame_bytes,
-        "weight_bytes": plan.memory.weight_bytes,
-        "kv_bytes": plan.memory.kv_bytes,
-        "chunk_bytes": plan.memory.chunk_bytes,
-        "waiting_bytes": plan.memory.waiting_bytes,
-        "total_bytes": plan.memory.total_bytes,
+        "duration_s": row.end_s - row.start_s,
+        "frames": row.sampled_frames,
+        "asked_fps": float(plans[0].sampling.asked_fps),
+        "effective_fps": round(row.effective_fps, 4),
+        "step_s": round(row.step_s, 4),
+        "frame_size": f"{row.frame_width}x{row.frame_height}",
+        "pair_tokens": row.pair_tokens,
+        "video_tokens": sum(plan.video_tokens for plan in plans),
+        "total_tokens": row.total_tokens,
+        "windows": row.num_windows,
+        "chunks": row.num_chunks,
+        "largest_chunk_frame_bytes": max(plan.frame_bytes for plan in plans),
+        "weight_bytes": memory.weight_bytes,
+        "kv_bytes": memory.kv_bytes,
+        "chunk_bytes": memory.chunk_bytes,
+        "waiting_bytes": memory.waiting_bytes,
+        "total_bytes": memory.total_bytes,
         "yarn_factor": facts.yarn_factor,
-        "bound_by": list(sampling.bound_by),
-        "notes": list(index.notes),
+        "bound_by": list(row.bound_by),
+        "notes": list(row.notes),
     }
 
 
@@ -162,6 +166,7 @@ def plans_table(plans: list[dict[str, Any]]) -> Table:
         "frame",
         "per pair",
         "tokens",
+        "windows",
         "chunks",
         "memory",
     ):
@@ -176,6 +181,7 @@ def plans_table(plans: list[dict[str, Any]]) -> Table:
             plan["frame_size"],
             str(plan["pair_tokens"]),
             f"{plan['total_tokens']:,}",
+            str(plan["windows"]),
             str(plan["chunks"]),
             f"{plan['total_bytes'] / GIB:.2f} GiB",
             ", ".join(plan["bound_by"]) or "-",

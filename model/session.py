@@ -81,6 +81,12 @@ class Filling:
         self._cache = cache
         self.num_chunks = num_chunks
         """Chunks that are in."""
+        self._corrupt: list[int] = [0] * num_chunks
+
+    @property
+    def num_corrupt(self) -> int:
+        """Frames of the chunks that are in which could not be decoded."""
+        return sum(self._corrupt)
 
     @staticmethod
     def start(model: Model, plan: VideoPlan) -> Filling:
@@ -100,7 +106,9 @@ class Filling:
         expected = _facts(model, plan, num_chunks, video_id, cache.form)
         snapshot.refuse_others(path, found, expected)
         snapshot.restore(path, cache, tokens_until(plan, num_chunks))
-        return Filling(model, plan, cache, num_chunks)
+        session = Filling(model, plan, cache, num_chunks)
+        session._corrupt = snapshot.corrupt_of(found)[:num_chunks]
+        return session
 
     def feed(self, frames: FrameBatch) -> None:
         """Encode and prefill the next chunk; its features are dropped at once. A chunk that failed
@@ -125,6 +133,7 @@ class Filling:
             # Some layers hold tokens that others lack.
             self.rewind(self.num_chunks)
             raise
+        self._corrupt.append(frames.num_corrupt)
         self.num_chunks += 1
 
     def rewind(self, num_chunks: int) -> None:
@@ -132,6 +141,7 @@ class Filling:
         if not 0 <= num_chunks <= self.num_chunks:
             raise InvariantError(f"{self.num_chunks} chunks are in; {num_chunks} cannot be kept.")
         self._cache.trim(tokens_until(self._plan, num_chunks))
+        del self._corrupt[num_chunks:]
         self.num_chunks = num_chunks
 
     def save(self, path: Path, video_id: str) -> None:
@@ -140,7 +150,7 @@ class Filling:
         `video_id` names the pixels behind the plan. Costs as many bytes as the cache holds.
         """
         facts = _facts(self._model, self._plan, self.num_chunks, video_id, self._cache.form)
-        snapshot.save(path, self._cache, facts)
+        snapshot.save(path, self._cache, facts | snapshot.corrupt_facts(self._corrupt))
 
     def finish(self) -> Filled:
         """The whole video is in. Raises InvariantError where chunks are missing."""

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from schemas.plan import VideoPlan
 Facts = dict[str, str]
 """What a file says of its session."""
 
-_FORMAT = "longtake-session-1"
+_FORMAT = "longtake-session-2"
+_DIGEST, _UNKNOWN = "sha256", "?" * 64
 _NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int8: "I8"}
 _MEANING = {
     "format": "another version of this file format",
@@ -62,6 +63,16 @@ def describe(
     }
 
 
+def corrupt_facts(corrupt: Sequence[int]) -> Facts:
+    """What is kept of each chunk's frames that could not be decoded."""
+    return {"corrupt": json.dumps(list(corrupt))}
+
+
+def corrupt_of(facts: Facts) -> list[int]:
+    """The counts that `corrupt_facts` kept."""
+    return [int(count) for count in json.loads(facts["corrupt"])]
+
+
 def refuse_others(path: Path, found: Facts, expected: Facts) -> None:
     """Raises ConfigError where a file's session is not the expected one."""
     for key, meaning in _MEANING.items():
@@ -85,7 +96,8 @@ def save(path: Path, cache: KvCache, facts: Facts) -> None:
 
 
 def _write(path: Path, named: Mapping[str, Tensor], facts: Facts) -> None:
-    header: dict[str, Any] = {"__metadata__": facts}
+    # The digest is known at the end only; its place is kept.
+    header: dict[str, Any] = {"__metadata__": facts | {_DIGEST: _UNKNOWN}}
     at = 0
     for name, tensor in named.items():
         end = at + tensor.nbytes
@@ -94,11 +106,16 @@ def _write(path: Path, named: Mapping[str, Tensor], facts: Facts) -> None:
         at = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in named.values():
             for head in tensor:
-                file.write(head.contiguous().cpu().view(torch.uint8).numpy())
+                numbers = head.contiguous().cpu().view(torch.uint8).numpy()
+                digest.update(numbers)
+                file.write(numbers)
+        file.seek(8)
+        file.write(text.replace(_UNKNOWN.encode(), digest.hexdigest().encode()))
         file.flush()
         os.fsync(file.fileno())
 
@@ -120,6 +137,8 @@ def restore(path: Path, cache: KvCache, num_tokens: int) -> None:
     ConfigError where the file holds anything else."""
     cache.restore(num_tokens)
     try:
+        if _digest(path) != read_facts(path).get(_DIGEST):
+            raise _damaged(path, "other bytes than were written")
         with safe_open(str(path), framework="pt") as file:
             for name, tensor in _tensors(cache):
                 source = file.get_slice(name)
@@ -131,6 +150,16 @@ def restore(path: Path, cache: KvCache, num_tokens: int) -> None:
                     tensor[head : head + 1].copy_(source[head : head + 1])
     except (OSError, SafetensorError) as error:
         raise _damaged(path, type(error).__name__) from None
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of all that lies behind the header, hex."""
+    with path.open("rb") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        digest = hashlib.sha256()
+        while block := file.read(1 << 24):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _damaged(path: Path, what: str) -> ConfigError:

@@ -102,8 +102,8 @@ def _event_row(event: Event, position: int, context: RowContext) -> dict[str, An
         "uncertainty_s": event.uncertainty_s,
         "confidence": event.confidence,
         "evidence_pts": list(event.evidence_pts),
-        "window_index": 0,
-        "merged_from": [],
+        "window_index": event.window_index,
+        "merged_from": list(event.merged_from),
     }
 
 

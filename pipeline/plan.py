@@ -11,10 +11,9 @@ from dataclasses import replace
 from fractions import Fraction
 
 from pipeline.fit import explain_lack
-from pipeline.sampling import SamplingLimits, sample
+from pipeline.sampling import SamplingLimits
 from schemas.errors import ConfigError, ResourceError
 from schemas.job import JobSpec
-from schemas.media import StreamIndex
 from schemas.plan import Chunk, PatchPair, SamplingPlan, VideoPlan
 from schemas.ports import ModelFacts, PromptCounter, Question
 from schemas.time import timestamp_text
@@ -132,26 +131,3 @@ def group_chunks(pairs: Sequence[PatchPair], chunk_tokens: int) -> tuple[Chunk, 
         groups[-1].append(pair)
         filled += pair.num_tokens
     return tuple(Chunk(i, tuple(group)) for i, group in enumerate(groups))
-
-
-def plan_job_video(
-    index: StreamIndex,
-    job: JobSpec,
-    facts: ModelFacts,
-    counter: PromptCounter,
-    questions: Sequence[Question],
-    available_bytes: int | None = None,
-) -> VideoPlan:
-    """Sampling and plan of one probed video under a job's settings."""
-    limits = resolve_limits(job, facts, counter, questions)
-    return plan_video(
-        sample(index, limits),
-        facts,
-        counter,
-        questions,
-        context=context_tokens(job, facts),
-        prefill_chunk=job.model.prefill_chunk,
-        # One more is in the decoder's hand.
-        waiting_chunks=job.cluster.lookahead_chunks + 1,
-        available_bytes=available_bytes,
-    )

@@ -66,6 +66,9 @@ def _describe(field: EventField) -> str:
     return f"{field.name} ({' or '.join(field.options)})" if field.options else field.name
 
 
-def prompt_sha256(question: Question) -> str:
-    """Names the exact prompt text of a row, hex."""
-    return hashlib.sha256(question.text.encode()).hexdigest()
+def prompts_sha256(windows: Sequence[Sequence[Question]]) -> tuple[tuple[str, str], ...]:
+    """(query id, hex) that names the exact prompt text of each row, of all windows together."""
+    return tuple(
+        (same[0].query_id, hashlib.sha256("\0".join(q.text for q in same).encode()).hexdigest())
+        for same in zip(*windows, strict=True)
+    )

@@ -4,21 +4,23 @@ outside, so that the same lines run in one process, on a cluster and in a test.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from pipeline.decode import decode_chunk, narrow
+from pipeline.keep import NOT_KEPT, SessionKeeper
+from pipeline.merge import WindowAnswers, merge_windows
 from pipeline.parse import parse_reply
-from pipeline.plan import plan_job_video
 from pipeline.probe import probe
-from pipeline.questions import build_questions, prompt_sha256
-from pipeline.sampling import clip_span
+from pipeline.questions import prompts_sha256
+from pipeline.windows import Window, plan_windows
 from schemas.events import VideoResult, VideoRow
 from schemas.job import JobSpec
 from schemas.media import FrameBatch, StreamIndex, VideoSource
 from schemas.plan import Chunk, FrameGrid, VideoPlan
-from schemas.ports import VideoModel
+from schemas.ports import FilledSession, VideoModel
 
-FrameSource = Callable[[StreamIndex, VideoPlan], Iterable[FrameBatch]]
+FrameSource = Callable[[StreamIndex, VideoPlan, int], Iterable[FrameBatch]]
+"""The frames of a plan's chunks from a number on, in order."""
 Progress = Callable[[float], None]
 """Told how many seconds of the video are in the KV cache."""
 
@@ -30,35 +32,51 @@ def run_video(
     model: VideoModel,
     frames: FrameSource,
     progress: Progress = lambda _seconds: None,
+    keeper: SessionKeeper = NOT_KEPT,
 ) -> VideoResult:
-    """Read one video in one context and answer all questions. Raises LongtakeError."""
+    """Read one video, mostly in one context, and answer all questions. Raises LongtakeError."""
     index = probe(source, video_id)
-    questions = build_questions(job.queries, clip_span(index))
-    plan = plan_job_video(index, job, model.facts, model.counter, questions)
-    session = model.begin(plan)
-    num_corrupt = 0
-    for batch in frames(index, plan):
-        session.feed(batch)
-        num_corrupt += batch.num_corrupt
-        done_s = batch.frame_pts[-1] * index.time_base - plan.sampling.span.start_s
-        progress(float(done_s))
-    replies = session.finish().ask(questions)
-    parsed = [
-        parse_reply(reply, query, plan) for reply, query in zip(replies, job.queries, strict=True)
-    ]
+    windows = plan_windows(index, job, model.facts, model.counter)
+    answers, num_corrupt = [], 0
+    for window in windows:
+        keeping = keeper.begin(model, window.plan, index.video_id)
+        for batch in frames(index, window.plan, keeping.num_chunks):
+            keeping.feed(batch)
+            progress(_seconds_until(batch, windows[0].plan))
+        num_corrupt += keeping.num_corrupt
+        answers.append(answer(keeping.finish(), window, job))
+    requests, events = merge_windows(answers, [window.plan for window in windows])
     return VideoResult(
         video_id=index.video_id,
         video_uri=source.uri,
-        video=describe(index, plan, num_corrupt),
-        requests=tuple(row for row, _ in parsed),
-        events=tuple(event for _, events in parsed for event in events),
-        prompts=tuple((question.query_id, prompt_sha256(question)) for question in questions),
+        video=describe(index, windows, num_corrupt, keeper.notes()),
+        requests=requests,
+        events=events,
+        prompts=prompts_sha256([window.questions for window in windows]),
     )
 
 
-def chunk_work(index: StreamIndex, plan: VideoPlan) -> list[tuple[StreamIndex, Chunk, FrameGrid]]:
-    """The plan's chunks as independent pieces of work for `decode_piece`."""
-    return [(narrow(index, chunk), chunk, plan.sampling.grid) for chunk in plan.chunks]
+def answer(session: FilledSession, window: Window, job: JobSpec) -> WindowAnswers:
+    """Ask a window everything and read what it says."""
+    replies = session.ask(window.questions)
+    parsed = [
+        parse_reply(reply, query, window.plan)
+        for reply, query in zip(replies, job.queries, strict=True)
+    ]
+    rows, events = tuple(row for row, _ in parsed), (found for _, found in parsed)
+    return WindowAnswers(rows, tuple(event for found in events for event in found))
+
+
+def _seconds_until(batch: FrameBatch, first: VideoPlan) -> float:
+    span = first.sampling.span
+    return float(batch.frame_pts[-1] * span.time_base - span.start_s)
+
+
+def chunk_work(
+    index: StreamIndex, plan: VideoPlan, first: int = 0
+) -> list[tuple[StreamIndex, Chunk, FrameGrid]]:
+    """The plan's chunks from `first` on as independent pieces of work for `decode_piece`."""
+    return [(narrow(index, chunk), chunk, plan.sampling.grid) for chunk in plan.chunks[first:]]
 
 
 def decode_piece(piece: tuple[StreamIndex, Chunk, FrameGrid]) -> FrameBatch:
@@ -66,9 +84,14 @@ def decode_piece(piece: tuple[StreamIndex, Chunk, FrameGrid]) -> FrameBatch:
     return decode_chunk(*piece)
 
 
-def describe(index: StreamIndex, plan: VideoPlan, num_corrupt: int) -> VideoRow:
+def describe(
+    index: StreamIndex, windows: Sequence[Window], num_corrupt: int, notes: tuple[str, ...] = ()
+) -> VideoRow:
     """What was seen of a video, every fallback included."""
-    sampling = plan.sampling
+    plans = [window.plan for window in windows]
+    first, last = plans[0].sampling, plans[-1].sampling
+    seen = {pts for plan in plans for pts in plan.sampling.frame_pts}
+    seconds = float(last.span.end_s - first.span.start_s)
     return VideoRow(
         container=index.container,
         codec=index.codec,
@@ -76,20 +99,21 @@ def describe(index: StreamIndex, plan: VideoPlan, num_corrupt: int) -> VideoRow:
         height=index.height,
         rotation=index.rotation,
         size_bytes=index.size_bytes,
-        start_s=float(sampling.span.start_s),
-        end_s=float(sampling.span.end_s),
+        start_s=float(first.span.start_s),
+        end_s=float(last.span.end_s),
         num_frames=index.num_frames,
         mean_fps=index.mean_fps,
-        sampled_frames=sampling.num_frames,
-        effective_fps=sampling.effective_fps,
-        step_s=sampling.step_s,
-        frame_width=sampling.grid.width,
-        frame_height=sampling.grid.height,
-        pair_tokens=sampling.grid.tokens,
-        total_tokens=plan.total_tokens,
-        num_chunks=len(plan.chunks),
+        sampled_frames=len(seen),
+        effective_fps=len(seen) / seconds,
+        step_s=seconds / len(seen),
+        frame_width=first.grid.width,
+        frame_height=first.grid.height,
+        pair_tokens=first.grid.tokens,
+        total_tokens=sum(plan.total_tokens for plan in plans),
+        num_windows=len(plans),
+        num_chunks=sum(len(plan.chunks) for plan in plans),
         num_corrupt=num_corrupt,
-        bound_by=sampling.bound_by,
-        notes=index.notes,
-        predicted_bytes=plan.memory.total_bytes,
+        bound_by=first.bound_by,
+        notes=(*index.notes, *notes),
+        predicted_bytes=max(plan.memory.total_bytes for plan in plans),
     )

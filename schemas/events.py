@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 
 class RequestStatus(StrEnum):
@@ -48,6 +48,10 @@ class Event:
     confidence: float
     evidence_pts: tuple[int, ...]
     """Sampled frames inside the span, at most eight, evenly spread."""
+    window_index: int = 0
+    """Window of the video that saw it, the first of them where several did."""
+    merged_from: tuple[str, ...] = ()
+    """What several windows saw of it, as `window:start_pts..end_pts`; else empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,8 @@ class VideoRow:
     frame_height: int
     pair_tokens: int
     total_tokens: int
+    num_windows: int
+    """Contexts it was read in, one after the other."""
     num_chunks: int
     num_corrupt: int
     bound_by: tuple[str, ...]
@@ -204,6 +210,7 @@ VIDEOS = _schema(
         _field("frame_height", _INT, "px"),
         _field("pair_tokens", _INT, "token"),
         _field("total_tokens", _INT, "token"),
+        _field("num_windows", _INT),
         _field("num_chunks", _INT),
         _field("num_corrupt", _INT, "frame"),
         _field("bound_by", _list(_STRING)),

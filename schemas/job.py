@@ -68,6 +68,7 @@ def _check_options(options: tuple[str, ...]) -> tuple[str, ...]:
     return options
 
 
+MAX_WINDOWS = 1000
 Tokens = Annotated[int, BeforeValidator(_read_count), Field(gt=0)]
 Moment = Annotated[str, BeforeValidator(_read_moment)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
@@ -82,6 +83,13 @@ FieldForm = Literal["string"] | Annotated[list[str], Field(min_length=1)]
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _read_windows(value: object) -> object:
+    """A number of windows, or `auto`."""
+    if value == "auto" or (type(value) is int and 1 <= value <= MAX_WINDOWS):
+        return value
+    raise ValueError(f"{value!r} is no number of windows; write 1 to {MAX_WINDOWS}, or auto")
 
 
 class VideoSpec(_Strict):
@@ -155,10 +163,16 @@ class SamplingSpec(_Strict):
 
     fps: float | None = Field(None, gt=0, le=240, allow_inf_nan=False)
     max_frames: int = Field(2048, ge=1)
+    """Most frames of one context."""
     video_tokens: Tokens | None = None
-    """Most tokens of the video, timestamps included; None: what the context leaves."""
+    """Most tokens of one context's video, timestamps included; None: what the context leaves."""
     pair_tokens: int | None = Field(None, ge=1)
     """Most visual tokens per patch pair."""
+    windows: Annotated[int | Literal["auto"], BeforeValidator(_read_windows)] = 1
+    """Contexts that a video is read in, neighbours sharing frames. 1: a single one, and fps and
+    frame size shrink to fit it; auto: as many as the asked fps and frame size need."""
+    window_overlap_s: float = Field(10.0, ge=0, le=86_400, allow_inf_nan=False)
+    """Seconds that neighbouring windows share, rounded up to whole patch pairs, one at least."""
 
 
 class ClusterSpec(_Strict):
@@ -169,6 +183,11 @@ class ClusterSpec(_Strict):
     model_workers: int = Field(1, ge=1, le=64)
     lookahead_chunks: int = Field(2, ge=1, le=64)
     """Decoded chunks that may wait for the model, per video."""
+    snapshot_minutes: float | None = Field(10.0, ge=0, allow_inf_nan=False)
+    """Work on one video that may be lost when its worker dies: a session is saved so often, in the
+    output's `_sessions`, and dropped when the video is done. None: never."""
+    keep_sessions: bool = False
+    """Keep whole sessions in `_sessions`, so that questions that come later need no prefill."""
 
 
 class JobSpec(_Strict):

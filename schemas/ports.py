@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Literal, Protocol
 
 from schemas.media import FrameBatch
@@ -167,8 +168,22 @@ class FilledSession(Protocol):
 class FillingSession(Protocol):
     """A session that still takes chunks."""
 
+    @property
+    def num_chunks(self) -> int:
+        """Chunks that are in."""
+        ...
+
+    @property
+    def num_corrupt(self) -> int:
+        """Frames of them that could not be decoded."""
+        ...
+
     def feed(self, frames: FrameBatch) -> None:
         """Encode and prefill the next chunk. Raises InvariantError when out of order."""
+        ...
+
+    def save(self, path: Path, video_id: str) -> None:
+        """Write what is filled to a file, whole or not at all. Raises OSError."""
         ...
 
     def finish(self) -> FilledSession:
@@ -187,4 +202,8 @@ class VideoModel(Protocol):
 
     def begin(self, plan: VideoPlan) -> FillingSession:
         """Reserve the KV cache for `plan`. Raises ResourceError when memory is short."""
+        ...
+
+    def resume(self, plan: VideoPlan, path: Path, video_id: str) -> FillingSession:
+        """Take up a saved session. Raises ConfigError where the file is of something else."""
         ...

@@ -18,11 +18,9 @@ from jobs.manifest import find_sources
 from jobs.session import run_job
 from jobs.show import open_output, read_frame
 from jobs.tools import load_facts
-from pipeline.plan import plan_job_video
 from pipeline.probe import probe
-from pipeline.questions import build_questions
-from pipeline.sampling import clip_span
 from pipeline.scoring import match_spans
+from pipeline.windows import plan_windows
 from sample_media.generate import EXPECTED, HERE
 from schemas.job import JobSpec
 
@@ -109,8 +107,8 @@ def test_every_time_was_really_sampled(job: JobSpec, rows: dict[str, pl.DataFram
     for source in find_sources(job.videos):
         if source.uri in set(rows["videos"]["video_uri"]):
             index = probe(source, "0" * 64)
-            questions = build_questions(job.queries, clip_span(index))
-            plan = plan_job_video(index, job, facts, counter, questions)
+            (window,) = plan_windows(index, job, facts, counter)
+            plan = window.plan
             sampled[source.uri] = set(plan.sampling.frame_pts)
             if plan.sampling.num_frames == 1:
                 sampled[source.uri].add(index.end_pts)

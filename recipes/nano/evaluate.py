@@ -97,8 +97,8 @@ def make_clip(
     return scene, path
 
 
-def _frames(index: StreamIndex, plan: VideoPlan) -> list[FrameBatch]:
-    return [decode_piece(piece) for piece in chunk_work(index, plan)]
+def _frames(index: StreamIndex, plan: VideoPlan, first: int) -> list[FrameBatch]:
+    return [decode_piece(piece) for piece in chunk_work(index, plan, first)]
 
 
 def main() -> None:

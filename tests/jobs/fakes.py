@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from schemas.errors import InvariantError
+from schemas.errors import ConfigError, InvariantError
 from schemas.media import FrameBatch
 from schemas.plan import VideoPlan
 from schemas.ports import ModelFacts, Question, Reply
@@ -23,19 +25,32 @@ class FakeModel:
     def begin(self, plan: VideoPlan) -> FakeFilling:
         return FakeFilling(plan)
 
+    def resume(self, plan: VideoPlan, path: Path, video_id: str) -> FakeFilling:
+        facts = json.loads(path.read_text())
+        if facts["video"] != video_id:
+            raise ConfigError("another video")
+        return FakeFilling(plan, facts["chunks"], facts["corrupt"])
+
 
 @dataclass
 class FakeFilling:
     plan: VideoPlan
-    fed: int = 0
+    num_chunks: int = 0
+    num_corrupt: int = 0
 
     def feed(self, frames: FrameBatch) -> None:
-        if frames.chunk_index != self.fed:
+        if frames.chunk_index != self.num_chunks:
             raise InvariantError("out of order")
-        self.fed += 1
+        self.num_chunks += 1
+        self.num_corrupt += frames.num_corrupt
+
+    def save(self, path: Path, video_id: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        facts = {"video": video_id, "chunks": self.num_chunks, "corrupt": self.num_corrupt}
+        path.write_text(json.dumps(facts))
 
     def finish(self) -> FakeFilled:
-        if self.fed != len(self.plan.chunks):
+        if self.num_chunks != len(self.plan.chunks):
             raise InvariantError("chunks are missing")
         return FakeFilled()
 

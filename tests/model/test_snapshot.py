@@ -318,9 +318,34 @@ def test_saving_holds_no_second_copy(
     }
     seen = spy_on(monkeypatch)
     session.save(tmp_path / "session", VIDEO)
-    header, *written = seen
+    header, *written, finished = seen
     assert isinstance(header, bytes)
+    assert isinstance(finished, bytes)
+    assert len(header) == len(finished) + 8
     assert {array.ctypes.data: array.nbytes for array in written} == heads  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.999])
+def test_one_flipped_bit_is_seen(model: LoadedModel, saved: Saved, place: float) -> None:
+    content = bytearray(saved.content)
+    start = 8 + int.from_bytes(content[:8], "little")
+    content[start + int(place * (len(content) - start))] ^= 4
+    saved.path.write_bytes(content)
+    with pytest.raises(ConfigError, match="other bytes than were written"):
+        model.resume(wide_plan(model), saved.path, VIDEO)
+
+
+def test_frames_that_could_not_be_decoded_are_still_counted(
+    model: LoadedModel, tmp_path: Path
+) -> None:
+    session = filled_until(model, wide_plan(model), 0)
+    for batch in batches(wide_plan(model))[:2]:
+        session.feed(replace(batch, num_corrupt=batch.chunk_index + 1))
+    session.save(tmp_path / "session", VIDEO)
+    again = model.resume(wide_plan(model), tmp_path / "session", VIDEO)
+    assert again.num_corrupt == session.num_corrupt == 3
+    again.rewind(1)
+    assert again.num_corrupt == 1
 
 
 def test_the_newer_file_takes_the_place_of_the_older(model: LoadedModel, saved: Saved) -> None:

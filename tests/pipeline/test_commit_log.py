@@ -55,7 +55,7 @@ def test_rows_come_back_as_they_went(log: CommitLog) -> None:
 
 def test_units_and_versions_are_in_the_metadata() -> None:
     schema = TABLES["events"]
-    assert schema.metadata[b"longtake.schema_version"] == b"1"
+    assert schema.metadata[b"longtake.schema_version"] == b"2"
     assert schema.field("start_s").metadata == {b"unit": b"s"}
     assert schema.field("start_pts").metadata == {b"unit": b"tick"}
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.plan import group_chunks, plan_job_video, plan_video, resolve_limits
+from pipeline.plan import group_chunks, plan_video, resolve_limits
 from pipeline.sampling import sample
+from pipeline.windows import plan_windows
 from schemas.errors import ConfigError, ResourceError
 from schemas.job import JobSpec, read_job
 from schemas.plan import PatchPair, VideoPlan
@@ -103,11 +104,12 @@ def test_frames_that_wait_are_planned(seconds: int, waiting: int) -> None:
 def test_frames_that_wait_count_where_memory_is_short() -> None:
     job = make_job(model={"prefill_chunk": 100}, cluster={"lookahead_chunks": 2})
     index = make_index(steady(300), 300_000)
-    plan = plan_job_video(index, job, FACTS, Counter(), QUESTIONS)
+    (window,) = plan_windows(index, job, FACTS, Counter())
+    plan = window.plan
     assert plan.memory.waiting_bytes == 3 * plan.frame_bytes
     short = plan.memory.total_bytes - 1
     with pytest.raises(ResourceError, match="frames ahead"):
-        plan_job_video(index, job, FACTS, Counter(), QUESTIONS, short)
+        plan_windows(index, job, FACTS, Counter(), short)
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=80), st.integers(1, 120))
@@ -225,10 +227,12 @@ def make_job(**changes: object) -> JobSpec:
 
 
 def test_the_sampling_takes_what_the_context_leaves() -> None:
-    job = make_job(model={"context": 400})
+    short = {"id": "a", "find": "x", "max_answer_tokens": 50}
+    job = make_job(model={"context": 400}, queries=[short])
     index = make_index(steady(300), 300_000)
-    plan = plan_job_video(index, job, FACTS, Counter(), QUESTIONS)
-    assert plan.total_tokens - plan.question_tokens + 70 <= 400
+    (window,) = plan_windows(index, job, FACTS, Counter())
+    plan = window.plan
+    assert plan.total_tokens <= 400
     assert "video_tokens" in plan.sampling.bound_by
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from pipeline.questions import build_questions, prompt_sha256
+from pipeline.questions import build_questions, prompts_sha256
 from schemas.job import QuerySpec
 from schemas.time import TimeSpan
 
@@ -54,4 +54,8 @@ def test_a_prompt_is_named_by_its_words() -> None:
     first, again, other = build_questions(
         [QuerySpec(id=i, find=f) for i, f in (("a", "x"), ("b", "x"), ("c", "y"))], SPAN
     )
-    assert prompt_sha256(first) == prompt_sha256(again) != prompt_sha256(other)
+    one, same, else_ = (prompts_sha256([[q]])[0][1] for q in (first, again, other))
+    assert one == same != else_
+    ((name, both),) = prompts_sha256([[first], [other]])
+    assert name == first.query_id
+    assert both not in (one, else_)

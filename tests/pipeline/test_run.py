@@ -33,8 +33,8 @@ class Story:
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def frames(self, index: StreamIndex, plan: VideoPlan) -> Iterator[FrameBatch]:
-        for piece in chunk_work(index, plan):
+    def frames(self, index: StreamIndex, plan: VideoPlan, first: int) -> Iterator[FrameBatch]:
+        for piece in chunk_work(index, plan, first):
             self.lines.append(f"decode {piece[1].index}")
             yield decode_piece(piece)
 
@@ -69,7 +69,7 @@ def test_the_rows_tell_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_missing_frames_are_never_answered_over() -> None:
-    def short(index: StreamIndex, plan: VideoPlan) -> Iterator[FrameBatch]:
+    def short(index: StreamIndex, plan: VideoPlan, first: int) -> Iterator[FrameBatch]:
         yield decode_piece(chunk_work(index, plan)[0])
 
     with pytest.raises(InvariantError, match="chunks are missing"):
