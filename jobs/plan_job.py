@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.manifest import find_sources
+from jobs.manifest import find_videos
 from jobs.show import plan_facts
 from jobs.tools import load_facts
 from model.machine import available_bytes
@@ -24,11 +24,12 @@ def plan_job(job: JobSpec) -> tuple[list[dict[str, Any]], list[LongtakeError]]:
     facts, counter = load_facts(job.model)
     free = available_bytes()
     plans, problems = [], []
-    for source in find_sources(job.videos):
+    for wanted in find_videos(job):
+        own = job.model_copy(update={"sampling": wanted.sampling})
         try:
-            index = probe(source, UNREAD)
-            questions = build_questions(job.queries, clip_span(index))
-            plan = plan_job_video(index, job, facts, counter, questions, free)
+            index = probe(wanted.fetched(job).source, UNREAD)
+            questions = build_questions(wanted.queries, clip_span(index))
+            plan = plan_job_video(index, own, facts, counter, questions, free)
         except LongtakeError as error:
             problems.append(error)
         else:

@@ -1,30 +1,30 @@
 """Units → committed rows: the batch around `pipeline.run`.
 
 Promises a request row for every (video, question), whatever happens to a video, and one commit per
-unit. What is committed already is not done again; the same command finishes what is missing.
+unit. What is committed already is not done again, question by question; the same command finishes
+what is missing.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from jobs.executor import Executor, Outcome, Report, TaskContext
 from jobs.manifest import Unit
-from pipeline.commit_log import CommitLog, Entry
-from pipeline.parquet import RowContext, write_parts
+from pipeline.commit_log import CommitLog
+from pipeline.entries import Answer, Entry, is_final
+from pipeline.parquet import RowContext, result_tables
 from pipeline.run import chunk_work, decode_piece, run_video
+from pipeline.settle import Fresh, adopt, settle
 from schemas.errors import ConfigError, InputError, LongtakeError, TransientError
 from schemas.events import RequestRow, RequestStatus, VideoResult
 from schemas.job import JobSpec
 from schemas.media import FrameBatch, StreamIndex
 from schemas.plan import VideoPlan
 from schemas.ports import ModelFacts
-
-_PASSING = ("missing_file", "denied", "directory", "not_a_file", "out_of_memory", "worker_died")
-"""Reasons that may be gone at the next run: such units are done again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +51,53 @@ class BatchSummary:
         self.failures += [(result.video_uri, r) for r in result.requests if not r.status.is_done]
 
 
-def pending_units(units: Sequence[Unit], log: CommitLog) -> list[Unit]:
-    """Units whose rows are not committed yet, or may come out better this time."""
-    live = log.live()
-    return [unit for unit in units if unit.key not in live or not live[unit.key].final]
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a job has left to do in an output."""
+
+    pending: tuple[Unit, ...]
+    """Units with the questions that are not answered yet, or may be answered better this time."""
+    moved: tuple[tuple[Unit, Entry], ...]
+    """Answered units whose old place holds other bytes now: their rows move before that counts."""
+    num_kept: int
+    """Units that are answered in full."""
 
 
-def check_output(units: Sequence[Unit], job: JobSpec, log: CommitLog) -> None:
-    """Refuse an output whose rows this job would half replace. Raises ConfigError."""
-    ours = {query.id for query in job.queries}
-    places = {unit.place for unit in units}
-    for entry in log.live().values():
-        theirs = set(entry.query_ids)
-        if entry.place in places and theirs & ours and not theirs <= ours:
-            raise ConfigError(
-                f"{log.folder} holds answers to {sorted(theirs)} of {entry.place} and this job "
-                f"asks {sorted(ours)}; ask all of them again, or choose another output."
-            )
+def choose_work(
+    units: Sequence[Unit],
+    live: Mapping[str, Entry],
+    again: Callable[[Unit, Answer], bool] = lambda _unit, _answer: False,
+) -> Work:
+    """Compare a job's units with what is committed, answer by answer, wherever it lies.
+
+    `again` says which committed answers are to be done once more.
+    """
+    given = {a.key: (entry, a) for entry in live.values() for a in entry.answers}
+    at = {unit.place: unit for unit in units}
+    pending, moved = [], []
+    for unit in units:
+        found = {query_id: given[key] for query_id, key in unit.answer_keys.items() if key in given}
+        missing = tuple(
+            query
+            for query in unit.wanted.queries
+            if query.id not in found
+            or not found[query.id][1].final
+            or again(unit, found[query.id][1])
+        )
+        if missing:
+            pending.append(replace(unit, asked=missing))
+        for entry in {id(entry): entry for entry, _ in found.values()}.values():
+            other = at.get(entry.place)
+            if entry.place != unit.place and other is not None and other.key != unit.key:
+                moved.append((unit, entry))
+    return Work(tuple(pending), tuple(moved), len(units) - len(pending))
+
+
+def move_rows(work: Work, log: CommitLog) -> None:
+    """Put answers that lie under another place's name under their own."""
+    for unit, entry in work.moved:
+        keys = set(unit.answer_keys.values())
+        settle(log, adopt(log, entry, keys, unit.place, unit.source.uri))
 
 
 def run_units(
@@ -79,7 +109,7 @@ def run_units(
     """Run units and yield each one's rows as it ends; nothing is written here."""
     task = partial(answer_unit, job)
     for outcome in executor.run(task, units, on_report):
-        yield UnitDone(outcome.item, _result_of(outcome, job))
+        yield UnitDone(outcome.item, _result_of(outcome))
 
 
 def answer_unit(job: JobSpec, context: TaskContext, unit: Unit) -> VideoResult:
@@ -92,18 +122,28 @@ def answer_unit(job: JobSpec, context: TaskContext, unit: Unit) -> VideoResult:
     def progress(seconds: float) -> None:
         context.report({"unit": unit.key, "seconds": seconds})
 
+    own = {"queries": list(unit.wanted.queries), "sampling": unit.wanted.sampling}
+    asked = [query.id for query in unit.asked]
     try:
-        return run_video(unit.source, unit.video_id, job, context.tool, frames, progress)
+        return run_video(
+            unit.source,
+            unit.video_id,
+            job.model_copy(update=own),
+            context.tool,
+            frames,
+            progress,
+            asked,
+        )
     except LongtakeError as error:
-        return failed_result(unit, job, error)
+        return failed_result(unit, error)
 
 
-def failed_result(unit: Unit, job: JobSpec, error: LongtakeError) -> VideoResult:
+def failed_result(unit: Unit, error: LongtakeError) -> VideoResult:
     """A video that gave no answers, as rows: one for each question, with the reason."""
     status = _failed_status(error)
     rows = tuple(
         RequestRow(query.id, status, 0, 0, "", error.reason, error.message, 0)
-        for query in job.queries
+        for query in unit.asked
     )
     return VideoResult(unit.video_id, unit.source.uri, None, rows, ())
 
@@ -115,7 +155,7 @@ def _failed_status(error: LongtakeError) -> RequestStatus:
     return RequestStatus.REFUSED if isinstance(error, ConfigError) else RequestStatus.MODEL_FAILED
 
 
-def _result_of(outcome: Outcome[Unit, VideoResult], job: JobSpec) -> VideoResult:
+def _result_of(outcome: Outcome[Unit, VideoResult]) -> VideoResult:
     if outcome.result is not None:
         return outcome.result
     kind = type(outcome.error).__name__
@@ -124,31 +164,31 @@ def _result_of(outcome: Outcome[Unit, VideoResult], job: JobSpec) -> VideoResult
         "the same command again, with fewer workers if memory was short.",
         reason="worker_died" if kind == "KilledWorker" else "model_failed",
     )
-    return failed_result(outcome.item, job, error)
+    return failed_result(outcome.item, error)
 
 
 def commit_unit(
-    done: UnitDone, job: JobSpec, job_id: str, facts: ModelFacts, log: CommitLog
-) -> None:
-    """Write the unit's parts, then its log entry, then drop what it replaces."""
-    result = done.result
-    context = RowContext(job_id, done.unit.key, facts.name, facts.digest)
-    parts = write_parts(log.folder, result, context)
-    ids = tuple(query.id for query in job.queries)
-    final = all(row.reason not in _PASSING and _is_settled(row) for row in result.requests)
-    replaces = _replaced(done.unit, ids, log)
-    log.commit(Entry(done.unit.key, done.unit.place, ids, final, replaces, tuple(parts)))
-    if replaces:
-        log.drop_replaced()
+    done: UnitDone, job_id: str, facts: ModelFacts, log: CommitLog, since: int
+) -> Entry | None:
+    """Write the unit's rows and its log entry; None where another client has answered it all.
 
-
-def _is_settled(row: RequestRow) -> bool:
-    return row.status is not RequestStatus.MODEL_FAILED and row.status is not RequestStatus.REFUSED
-
-
-def _replaced(unit: Unit, ids: tuple[str, ...], log: CommitLog) -> tuple[str, ...]:
-    return tuple(
-        key
-        for key, entry in log.live().items()
-        if entry.place == unit.place and set(entry.query_ids) <= set(ids)
+    `since` is the log's last number when the unit was chosen.
+    """
+    unit, result = done.unit, done.result
+    keys = unit.answer_keys
+    context = RowContext(job_id, unit.key, facts.name, facts.digest, keys)
+    answers = tuple(
+        Answer(row.query_id, keys[row.query_id], str(row.status), row.reason, is_final(row))
+        for row in result.requests
     )
+    seen = result.video
+    fresh = Fresh(
+        unit.place,
+        unit.key,
+        answers,
+        result_tables(result, context),
+        since,
+        0.0 if seen is None else seen.end_s - seen.start_s,
+        0 if seen is None else seen.total_tokens,
+    )
+    return settle(log, fresh)

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 from rich.table import Table
 
+from jobs.outputs import open_store
 from pipeline.commit_log import CommitLog
 from schemas.errors import ConfigError
 from schemas.media import StreamIndex
@@ -48,8 +49,8 @@ class EventFilter:
 
 def open_output(folder: str) -> CommitLog:
     """The log of an output folder. Raises ConfigError where there is none."""
-    log = CommitLog(Path(folder))
-    if not (Path(folder) / "_log").is_dir():
+    log = CommitLog(open_store(folder))
+    if not log.store.files("_log"):
         raise ConfigError(
             f"{folder} is no output of Longtake (it has no _log); name the folder given "
             "as --output."

@@ -4,7 +4,7 @@ outside, so that the same lines run in one process, on a cluster and in a test.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from pipeline.decode import decode_chunk, narrow
 from pipeline.parse import parse_reply
@@ -30,8 +30,13 @@ def run_video(
     model: VideoModel,
     frames: FrameSource,
     progress: Progress = lambda _seconds: None,
+    asked: Collection[str] | None = None,
 ) -> VideoResult:
-    """Read one video in one context and answer all questions. Raises LongtakeError."""
+    """Read one video in one context and answer its questions. Raises LongtakeError.
+
+    `asked` names the queries that are answered; None: all. The others count in the plan, so that a
+    question added later sees the frames that it would have seen among all.
+    """
     index = probe(source, video_id)
     questions = build_questions(job.queries, clip_span(index))
     plan = plan_job_video(index, job, model.facts, model.counter, questions)
@@ -42,9 +47,11 @@ def run_video(
         num_corrupt += batch.num_corrupt
         done_s = batch.frame_pts[-1] * index.time_base - plan.sampling.span.start_s
         progress(float(done_s))
+    queries = [query for query in job.queries if asked is None or query.id in asked]
+    questions = [q for q in questions if asked is None or q.query_id in asked]
     replies = session.finish().ask(questions)
     parsed = [
-        parse_reply(reply, query, plan) for reply, query in zip(replies, job.queries, strict=True)
+        parse_reply(reply, query, plan) for reply, query in zip(replies, queries, strict=True)
     ]
     return VideoResult(
         video_id=index.video_id,
