@@ -1,4 +1,5 @@
-"""The command line: reads arguments, prints, exits. Nothing else does any of the three.
+"""The command line: reads arguments, prints, exits. With `console` and `cli_output`, nothing else
+does any of the three.
 
 Data goes to stdout, messages to stderr. Exit codes: 0 done, 2 usage, 3 done with failed rows, 4 bad
 input or config, 5 resources or cluster missing, 130 interrupted (the same command goes on).
@@ -8,19 +9,23 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
-from rich.console import Console
 from rich.markup import escape
 
+from jobs import cli_output
 from jobs import doctor as doctor_room
+from jobs.again import Again, read_where
+from jobs.console import Json, err, out, print_line, say
 from jobs.plan_job import plan_job
-from jobs.provenance import longtake_version
-from jobs.run_batch import BatchSummary
+from jobs.provenance import job_of, longtake_version, read_provenance
+from jobs.run_batch import BatchSummary, Choose, is_open
 from jobs.session import run_job
 from jobs.show import (
     EventFilter,
@@ -42,7 +47,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 ModelName = Annotated[
     str,
     typer.Option(
@@ -53,19 +57,9 @@ Fps = Annotated[float | None, typer.Option(help="Frames per second to look at.")
 Context = Annotated[str | None, typer.Option(help="Longest context, for example 256k.")]
 
 
-def _err() -> Console:
-    return Console(stderr=True, highlight=False)
-
-
-def _out() -> Console:
-    console = Console(highlight=False)
-    # A pipe has no width; a table cut to 80 columns would lose data.
-    return console if console.is_terminal else Console(highlight=False, width=200)
-
-
 def _say_version(wanted: bool) -> None:
     if wanted:
-        _print(f"longtake {longtake_version()}")
+        print_line(f"longtake {longtake_version()}")
         raise typer.Exit
 
 
@@ -111,7 +105,7 @@ def run(
     job = load_job(job_file)
     summary = _do(job)
     if as_json:
-        _print(json.dumps(_summary_facts(summary, job)))
+        print_line(json.dumps(_summary_facts(summary, job)))
     _finish(summary, job)
 
 
@@ -137,14 +131,12 @@ def plan(
     plans, problems = plan_job(job)
     if as_json:
         for facts in plans:
-            _print(json.dumps(facts))
+            print_line(json.dumps(facts))
     elif plans:
-        _out().print(plans_table(plans))
-        _out().print(
-            f"total: {len(plans)} videos, {sum(p['total_tokens'] for p in plans):,} tokens"
-        )
+        out().print(plans_table(plans))
+        out().print(f"total: {len(plans)} videos, {sum(p['total_tokens'] for p in plans):,} tokens")
     for problem in problems:
-        _err().print(escape(problem.message), soft_wrap=True)
+        err().print(escape(problem.message), soft_wrap=True)
     if problems:
         raise typer.Exit(max(problem.exit_code for problem in problems))
 
@@ -167,15 +159,45 @@ def events(
     _print_events(folder, EventFilter(query, video, after, before, min_confidence), as_json)
 
 
+for verb in (cli_output.status, cli_output.verify, cli_output.gc, cli_output.cancel):
+    app.command()(verb)
+
+
+@app.command()
+def retry(
+    folder: Annotated[str, typer.Argument(metavar="OUT", help="Output folder of a job.")],
+    failed: Annotated[bool, typer.Option("--failed", help="Ask what failed again.")] = False,
+    missing: Annotated[bool, typer.Option("--missing", help="Ask what has no answer.")] = False,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="Only answers with this reason, status, query or video: reason=…"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask questions of an output again, as its job.json says.
+
+    Example: longtake retry out/lectures --failed --where reason=worker_died
+    """
+    if missing == (failed or bool(where)):
+        raise typer.BadParameter("give --missing, or --failed, or --where, or the last two.")
+    choose = is_open if missing else Again(failed, read_where(where or []))
+    made = read_provenance(open_output(folder).store)
+    job = job_of(made).model_copy(update={"output": folder})
+    summary = _do(job, Path(made.folder), choose)
+    if as_json:
+        print_line(json.dumps(_summary_facts(summary, job)))
+    _finish(summary, job)
+
+
 @app.command()
 def doctor(model: ModelName = "nano", as_json: Json = False) -> None:
     """Show what is installed and what would run where."""
     facts = doctor_room.examine(model)
     if as_json:
-        _print(json.dumps(facts))
+        print_line(json.dumps(facts))
         return
     for name, value in facts.items():
-        _print(f"{name:<10} {_flat(value)}")
+        print_line(f"{name:<10} {_flat(value)}")
 
 
 def _flat(value: Any) -> str:
@@ -217,19 +239,15 @@ def _short_job(
     return read_job(data, where="command line")
 
 
-def _print(text: str) -> None:
-    sys.stdout.write(text + "\n")
-
-
 def _print_events(folder: str, chosen: EventFilter, as_json: bool) -> None:
     found = select_events(open_output(folder), chosen)
     if as_json:
         for line in json_lines(found):
-            _print(line)
+            print_line(line)
     elif found.is_empty():
-        _err().print("No events.")
+        err().print("No events.")
     else:
-        _out().print(events_table(found))
+        out().print(events_table(found))
 
 
 def _summary_facts(summary: BatchSummary, job: JobSpec) -> dict[str, Any]:
@@ -246,7 +264,7 @@ def _summary_facts(summary: BatchSummary, job: JobSpec) -> dict[str, Any]:
 
 
 def _finish(summary: BatchSummary, job: JobSpec) -> None:
-    console = _err()
+    console = err()
     for message in dict.fromkeys(row.message for _, row in summary.failures):
         console.print(f"failed: {message}", markup=False, soft_wrap=True)
     kept = f", {summary.num_kept} videos done before" if summary.num_kept else ""
@@ -273,16 +291,24 @@ def main() -> None:
     try:
         app()
     except LongtakeError as error:
-        _err().print(f"longtake: {error.message}", markup=False, soft_wrap=True)
+        say(f"longtake: {error.message}")
         sys.exit(error.exit_code)
 
 
-def _do(job: JobSpec) -> BatchSummary:
+def _do(job: JobSpec, base: Path | None = None, choose: Choose = is_open) -> BatchSummary:
     """Run a job; an interrupt leaves what is committed and says how to go on."""
+    me = threading.get_ident()
     try:
-        return run_job(job, _err())
+        return run_job(
+            job,
+            err(),
+            base=base,
+            choose=choose,
+            # A real signal: it also wakes a wait.
+            on_cancel=lambda: signal.pthread_kill(me, signal.SIGINT),
+        )
     except KeyboardInterrupt:
-        _err().print("Interrupted; what was done is kept. Run the same command again to go on.")
+        err().print("Interrupted; what was done is kept. Run the same command again to go on.")
         raise typer.Exit(130) from None
 
 

@@ -83,13 +83,6 @@ class Unit:
         return {query.id: answer_key(self.key, query) for query in self.wanted.queries}
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    units: tuple[Unit, ...]
-    twins: tuple[tuple[str, str], ...]
-    """(left out, answered in its place): the same bytes under two paths."""
-
-
 def find_videos(job: JobSpec, base: Path | None = None) -> list[Wanted]:
     """Files, folders, patterns, URLs and lists of a job, sorted within each. Nothing is copied yet.
 
@@ -160,21 +153,13 @@ def _expand_local(uri: str, base: Path) -> list[str]:
     return found
 
 
-def build_manifest(job: JobSpec, facts: ModelFacts, base: Path | None = None) -> Manifest:
+def build_units(job: JobSpec, facts: ModelFacts, base: Path | None = None) -> tuple[Unit, ...]:
     """Name every unit. Costs one pass over each file's bytes; a URL seen before costs a request."""
     found = find_videos(job, base)
     with ThreadPoolExecutor(_FETCHES) as pool:
-        named = list(pool.map(lambda wanted: _build_unit(wanted, job, facts), found))
-    units: dict[frozenset[str], Unit] = {}
-    twins = []
-    for unit in named:
-        name = frozenset(unit.answer_keys.values())
-        if name in units:
-            twins.append((unit.source.uri, units[name].source.uri))
-        else:
-            units[name] = unit
-    _refuse_clashes(units.values())
-    return Manifest(tuple(units.values()), tuple(twins))
+        units = tuple(pool.map(lambda wanted: _build_unit(wanted, job, facts), found))
+    _refuse_clashes(units)
+    return units
 
 
 def _refuse_clashes(units: Iterable[Unit]) -> None:

@@ -11,11 +11,12 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from pipeline.audit import job_digest
 from pipeline.store import Store
 from schemas.errors import ConfigError
-from schemas.job import JobSpec
+from schemas.job import JobSpec, read_job
 from schemas.ports import ModelFacts
 from schemas.provenance import Provenance, UnitFacts
 
@@ -94,6 +95,19 @@ def read_provenance(store: Store) -> Provenance:
             f"{JOB_FILE} of {store} is missing or damaged; run the job's own command again, which "
             "writes it anew."
         ) from None
+
+
+def job_of(made: Provenance) -> JobSpec:
+    """The job of a run, as a job file would say it. Raises ConfigError."""
+    return read_job(_said(made.job), where=JOB_FILE)
+
+
+def _said(value: Any) -> Any:
+    """A resolved job without what says nothing: a file could not say an empty list of options."""
+    if isinstance(value, dict):
+        kept = {name: _said(inner) for name, inner in value.items()}
+        return {name: inner for name, inner in kept.items() if inner not in (None, [], {})}
+    return [_said(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _checkout() -> tuple[str, bool]:

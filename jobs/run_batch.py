@@ -8,7 +8,7 @@ what is missing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -21,7 +21,7 @@ from pipeline.run import chunk_work, decode_piece, run_video
 from pipeline.settle import Fresh, adopt, settle
 from schemas.errors import ConfigError, InputError, LongtakeError, TransientError
 from schemas.events import RequestRow, RequestStatus, VideoResult
-from schemas.job import JobSpec
+from schemas.job import JobSpec, QuerySpec
 from schemas.media import FrameBatch, StreamIndex
 from schemas.plan import VideoPlan
 from schemas.ports import ModelFacts
@@ -58,39 +58,65 @@ class Work:
     pending: tuple[Unit, ...]
     """Units with the questions that are not answered yet, or may be answered better this time."""
     moved: tuple[tuple[Unit, Entry], ...]
-    """Answered units whose old place holds other bytes now: their rows move before that counts."""
+    """Units whose answers lie under another place's name, which holds other bytes now, or whose own
+    place has rows of other bytes: their rows are put in place before anything else counts."""
+    twins: tuple[tuple[str, str], ...]
+    """(left out, answered in its place): the same bytes under two paths."""
     num_kept: int
     """Units that are answered in full."""
+
+
+Choose = Callable[[Unit, QuerySpec, Answer | None], bool]
+"""Says whether a question is to be asked, given its committed answer."""
+
+
+def is_open(_unit: Unit, _query: QuerySpec, answer: Answer | None) -> bool:
+    """What `run` asks: what has no answer, or one that may come out better this time."""
+    return answer is None or not answer.final
 
 
 def choose_work(
     units: Sequence[Unit],
     live: Mapping[str, Entry],
-    again: Callable[[Unit, Answer], bool] = lambda _unit, _answer: False,
+    damaged: Collection[str] = (),
+    choose: Choose = is_open,
 ) -> Work:
     """Compare a job's units with what is committed, answer by answer, wherever it lies.
 
-    `again` says which committed answers are to be done once more.
+    `damaged` names places whose rows cannot be read: they are done again.
     """
-    given = {a.key: (entry, a) for entry in live.values() for a in entry.answers}
+    sound = {place: entry for place, entry in live.items() if place not in damaged}
+    given = {a.key: (entry, a) for entry in sound.values() for a in entry.answers}
     at = {unit.place: unit for unit in units}
-    pending, moved = [], []
+    pending, moved, twins = [], [], []
+    first: dict[frozenset[str], Unit] = {}
     for unit in units:
-        found = {query_id: given[key] for query_id, key in unit.answer_keys.items() if key in given}
+        keys = unit.answer_keys
+        twin = first.setdefault(frozenset(keys.values()), unit)
+        if twin is not unit and unit.place not in live:
+            twins.append((unit.source.uri, twin.source.uri))
+            continue
+        found = {name: given[key] for name, key in keys.items() if key in given}
         missing = tuple(
             query
             for query in unit.wanted.queries
-            if query.id not in found
-            or not found[query.id][1].final
-            or again(unit, found[query.id][1])
+            if choose(unit, query, found[query.id][1] if query.id in found else None)
         )
         if missing:
             pending.append(replace(unit, asked=missing))
+        is_stale = _is_stale(keys, live.get(unit.place))
         for entry in {id(entry): entry for entry, _ in found.values()}.values():
-            other = at.get(entry.place)
-            if entry.place != unit.place and other is not None and other.key != unit.key:
+            other = at.get(entry.place, unit)
+            if entry.place != unit.place and (is_stale or other.key != unit.key):
                 moved.append((unit, entry))
-    return Work(tuple(pending), tuple(moved), len(units) - len(pending))
+    kept = len(units) - len(pending) - len(twins)
+    return Work(tuple(pending), tuple(moved), tuple(twins), kept)
+
+
+def _is_stale(keys: Mapping[str, str], entry: Entry | None) -> bool:
+    """Whether an entry answers the same questions about something else."""
+    answers = () if entry is None else entry.answers
+    return any(keys.get(answer.query_id, answer.key) != answer.key for answer in answers)
 
 
 def move_rows(work: Work, log: CommitLog) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -15,24 +17,25 @@ from jobs.clients import Client, sweep
 from jobs.dask_executor import DaskExecutor
 from jobs.executor import Executor, Report, SerialExecutor
 from jobs.limits import check_limits
-from jobs.manifest import Manifest, Unit, build_manifest
+from jobs.manifest import Unit, build_units
 from jobs.outputs import open_store
 from jobs.progress import BatchProgress
 from jobs.provenance import gather_provenance, job_id, write_provenance
 from jobs.run_batch import (
     BatchSummary,
+    Choose,
     UnitDone,
     Work,
     choose_work,
     commit_unit,
     failed_result,
+    is_open,
     move_rows,
     run_units,
 )
 from jobs.tools import load_facts, model_maker
 from pipeline.audit import Finding, drop_replaced, mend
 from pipeline.commit_log import CommitLog
-from pipeline.entries import Answer, Entry
 from pipeline.plan import resolve_limits
 from pipeline.probe import header_seconds
 from pipeline.questions import build_questions
@@ -42,9 +45,6 @@ from schemas.ports import ModelFacts, PromptCounter
 from schemas.provenance import UnitFacts
 from schemas.time import TimeSpan
 
-Again = Callable[[Unit, Answer], bool]
-"""Says which committed answers are done once more."""
-
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -53,7 +53,7 @@ class Prepared:
     job: JobSpec
     facts: ModelFacts
     counter: PromptCounter
-    manifest: Manifest
+    units: tuple[Unit, ...]
     log: CommitLog
     damage: tuple[Finding, ...]
     """What was damaged in the output; the work says what of it is done again."""
@@ -67,33 +67,28 @@ class Prepared:
 def prepare(
     job: JobSpec,
     base: Path | None = None,
-    again: Again = lambda _unit, _answer: False,
+    choose: Choose = is_open,
 ) -> Prepared:
     """Check what can be checked before anything is spent. Raises ConfigError or ResourceError."""
     facts, counter = load_facts(job.model)
     # The questions' length does not depend on the video but for the digits of its times.
     hour = TimeSpan(0, 3600, Fraction(1))
     resolve_limits(job, facts, counter, build_questions(job.queries, hour))
-    manifest = build_manifest(job, facts, base)
-    for unit in manifest.units:
+    units = build_units(job, facts, base)
+    for unit in units:
         own = job.model_copy(update={"sampling": unit.wanted.sampling})
         resolve_limits(own, facts, counter, build_questions(unit.wanted.queries, hour))
     log = CommitLog(open_store(job.output))
     log.store.prepare()
     damage = mend(log)
     drop_replaced(log)
-    work = choose_work(manifest.units, _sound(log, damage), again)
+    state = log.state()
+    damaged = {finding.place for finding in damage}
+    work = choose_work(units, state.live, damaged, choose)
     work = replace(work, pending=tuple(_fetch(unit, job) for unit in work.pending))
     seconds = {unit.key: header_seconds(unit.source) for unit in work.pending if not unit.problem}
     check_limits(job, work.pending, seconds, facts, counter)
-    since = log.state().last
-    return Prepared(job, facts, counter, manifest, log, tuple(damage), work, seconds, since)
-
-
-def _sound(log: CommitLog, damage: Sequence[Finding]) -> dict[str, Entry]:
-    """What counts of the output without what is damaged."""
-    hit = {finding.place for finding in damage}
-    return {place: entry for place, entry in log.state().live.items() if place not in hit}
+    return Prepared(job, facts, counter, units, log, tuple(damage), work, seconds, state.last)
 
 
 def _fetch(unit: Unit, job: JobSpec) -> Unit:
@@ -113,16 +108,16 @@ def run_job(
     watch: Callable[[Report], None] = lambda _report: None,
     *,
     base: Path | None = None,
-    again: Again = lambda _unit, _answer: False,
+    choose: Choose = is_open,
     on_cancel: Callable[[], None] = lambda: None,
 ) -> BatchSummary:
     """Do what is missing of a job and commit each unit as it ends.
 
     `watch` hears what running units report: `unit` and the `seconds` of it that are read. `base` is
-    where relative paths start, `again` names answers to be done once more, and `on_cancel` is
+    where relative paths start, `choose` says which questions are asked, and `on_cancel` is
     called from a thread when `longtake cancel` asks this run to stop.
     """
-    ready = prepare(job, base, again)
+    ready = prepare(job, base, choose)
     _tell(ready, console)
     write_provenance(
         ready.log.store,
@@ -130,25 +125,26 @@ def run_job(
     )
     run = _Run(ready, console, watch, BatchSummary(num_kept=ready.work.num_kept))
     sweep(ready.log.store)
-    with Client(ready.log.store, on_cancel) as client:
+    with Client(ready.log.store, partial(run.cancel, on_cancel)) as client:
         move_rows(ready.work, ready.log)
         run.do(client)
     return run.summary
 
 
 def _tell(ready: Prepared, console: Console) -> None:
-    for left_out, instead in ready.manifest.twins:
-        console.print(f"{left_out} holds the same bytes as {instead}; answered once.")
+    say = partial(console.print, markup=False, soft_wrap=True)
+    for left_out, instead in ready.work.twins:
+        say(f"{left_out} holds the same bytes as {instead}; answered once.")
     for finding in ready.damage:
-        console.print(f"{finding.path} {finding.what}; what it held is done again.")
-    ours = {unit.place for unit in ready.manifest.units}
+        say(f"{finding.path} {finding.what}; what it held and still counts is done again.")
+    ours = {unit.place for unit in ready.units}
     for place in sorted({f.place for f in ready.damage if f.place} - ours):
-        console.print(f"{place} is no video of this job; run its own job to read it again.")
+        say(f"{place} is no video of this job; run its own job to read it again.")
 
 
 def _unit_facts(ready: Prepared) -> Iterator[UnitFacts]:
     pending = {unit.key: unit for unit in ready.work.pending}
-    for unit in ready.manifest.units:
+    for unit in ready.units:
         seconds = ready.seconds.get(unit.key, 0.0) if unit.key in pending else 0.0
         yield UnitFacts(unit.source.uri, unit.place, unit.answer_keys, seconds)
 
@@ -162,6 +158,8 @@ class _Run:
     watch: Callable[[Report], None]
     summary: BatchSummary
     said: set[str] = field(default_factory=set)
+    committing: threading.Lock = field(default_factory=threading.Lock)
+    is_cancelled: threading.Event = field(default_factory=threading.Event)
 
     def do(self, client: Client) -> None:
         """Everything pending; what an older client has in flight comes last."""
@@ -184,11 +182,24 @@ class _Run:
 
     def commit(self, done: UnitDone) -> None:
         ready = self.ready
-        entry = commit_unit(done, job_id(ready.job), ready.facts, ready.log, ready.since)
-        if entry is None:
-            self.summary.num_kept += 1
-        else:
-            self.summary.add(done.result)
+        with self.committing:
+            entry = commit_unit(done, job_id(ready.job), ready.facts, ready.log, ready.since)
+            if entry is None:
+                self.summary.num_kept += 1
+            else:
+                self.summary.add(done.result)
+        self._heed()
+
+    def cancel(self, on_cancel: Callable[[], None]) -> None:
+        """Stop after the commit that is under way, if one is. Called from a thread."""
+        with self.committing:
+            on_cancel()
+            # Where nobody listened, the next unit's end does.
+            self.is_cancelled.set()
+
+    def _heed(self) -> None:
+        if self.is_cancelled.is_set():
+            raise KeyboardInterrupt
 
     @contextmanager
     def _executor(self) -> Iterator[Callable[[], Executor]]:
@@ -207,6 +218,7 @@ class _Run:
                 executor.close()
 
     def _read(self, units: Sequence[Unit], executor: Executor) -> None:
+        self._heed()
         place = executor.describe()
         self.console.print(f"Reading {_count(units)} on {place}.", soft_wrap=True)
         seconds = {unit.key: self.ready.seconds[unit.key] for unit in units}
@@ -230,6 +242,7 @@ class _Run:
             if not any(unit.key in held for unit in theirs):
                 self.summary.num_kept += whole - len(theirs)
                 return theirs
+            self._heed()
             who = " and ".join(lease.title for lease in elders)
             self._say_once(f"{_count(theirs)} in the hands of {who}; waiting for it.")
             time.sleep(self.ready.log.store.poll_s)

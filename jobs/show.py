@@ -12,6 +12,7 @@ import polars as pl
 from rich.table import Table
 
 from jobs.outputs import open_store
+from jobs.provenance import JOB_FILE
 from pipeline.commit_log import CommitLog
 from schemas.errors import ConfigError
 from schemas.media import StreamIndex
@@ -50,7 +51,7 @@ class EventFilter:
 def open_output(folder: str) -> CommitLog:
     """The log of an output folder. Raises ConfigError where there is none."""
     log = CommitLog(open_store(folder))
-    if not log.store.files("_log"):
+    if not log.store.files("_log") and not log.store.has(JOB_FILE):
         raise ConfigError(
             f"{folder} is no output of Longtake (it has no _log); name the folder given "
             "as --output."

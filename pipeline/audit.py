@@ -48,9 +48,11 @@ def audit(log: CommitLog) -> list[Finding]:
         Finding("lost_entry", entry_path(number), "is missing or is not what was written")
         for number in state.lost
     ]
-    for entry in state.live.values():
-        findings += damaged_parts(log, entry)
+    for place, entry in state.live.items():
+        findings += _place_faults(log, place, entry)
     findings += _job_faults(log)
+    if not state.last and any(_part_files(log)) and log.store.has("job.json"):
+        findings.append(Finding("lost_entry", "_log", "is empty where a job has written parts"))
     return findings + [
         Finding("orphan", file.path, "is named by no entry that counts")
         for file in leftovers(log, state)
@@ -68,6 +70,16 @@ def damaged_parts(log: CommitLog, entry: Entry) -> Iterator[Finding]:
             fault = f"cannot be read ({error.strerror or error})"
         if fault is not None:
             yield Finding("damaged_part", part.path, fault, entry.place)
+
+
+def _place_faults(log: CommitLog, place: str, entry: Entry | None) -> list[Finding]:
+    """The damage to what counts of a place, also while other clients replace it."""
+    while entry is not None and (faults := list(damaged_parts(log, entry))):
+        now = log.state().live.get(place)
+        if now == entry:
+            return faults
+        entry = now
+    return []
 
 
 def _job_faults(log: CommitLog) -> Iterator[Finding]:
@@ -98,8 +110,8 @@ def mend(log: CommitLog) -> list[Finding]:
     ]
     if state.lost:
         log.forget_lost(state.lost)
-    for entry in log.state().live.values():
-        findings += damaged_parts(log, entry)
+    for place, entry in log.state().live.items():
+        findings += _place_faults(log, place, entry)
     return findings
 
 
