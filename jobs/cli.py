@@ -36,7 +36,7 @@ from jobs.show import (
     select_events,
 )
 from schemas.errors import ConfigError, LongtakeError
-from schemas.job import JobSpec, read_job
+from schemas.job import JobSpec, read_job, read_limits
 
 app = typer.Typer(
     name="longtake",
@@ -54,6 +54,12 @@ ModelName = Annotated[
     ),
 ]
 Fps = Annotated[float | None, typer.Option(help="Frames per second to look at.")]
+MaxTokens = Annotated[
+    str | None, typer.Option(help="Do not start a job that reads more tokens, for example 2m.")
+]
+MaxHours = Annotated[
+    float | None, typer.Option(help="Do not start a job that reads more hours of video.")
+]
 Context = Annotated[str | None, typer.Option(help="Longest context, for example 256k.")]
 
 
@@ -75,11 +81,13 @@ def common(
 @app.command()
 def find(
     text: Annotated[str, typer.Argument(help="What to look for, in words.")],
-    videos: Annotated[list[str], typer.Argument(help="Files, folders or patterns.")],
+    videos: Annotated[list[str], typer.Argument(help="Files, folders, patterns, URLs or lists.")],
     output: Annotated[str, typer.Option(help="Folder for the Parquet.")] = "out/find",
     model: ModelName = "nano",
     fps: Fps = None,
     context: Context = None,
+    max_tokens: MaxTokens = None,
+    max_hours: MaxHours = None,
     as_json: Json = False,
 ) -> None:
     """Find when something is visible, in one or many videos.
@@ -88,6 +96,7 @@ def find(
     """
     query = {"id": query_id(text), "find": text}
     job = _short_job(videos, model, fps, context, {"queries": [query], "output": output})
+    job = _limited(job, max_tokens, max_hours)
     summary = _do(job)
     _print_events(output, EventFilter(query=query["id"]), as_json)
     _finish(summary, job)
@@ -96,13 +105,15 @@ def find(
 @app.command()
 def run(
     job_file: Annotated[str, typer.Argument(metavar="JOB.yaml", help="The job file.")],
+    max_tokens: MaxTokens = None,
+    max_hours: MaxHours = None,
     as_json: Json = False,
 ) -> None:
     """Do a job, or what is left of it.
 
     The same command again finishes what is missing and repeats nothing that is done.
     """
-    job = load_job(job_file)
+    job = _limited(load_job(job_file), max_tokens, max_hours)
     summary = _do(job)
     if as_json:
         print_line(json.dumps(_summary_facts(summary, job)))
@@ -237,6 +248,14 @@ def _short_job(
         **extra,
     }
     return read_job(data, where="command line")
+
+
+def _limited(job: JobSpec, max_tokens: str | None, max_hours: float | None) -> JobSpec:
+    """The job with the limits of the command line, which come before its own."""
+    given = {"max_tokens": max_tokens, "max_hours": max_hours}
+    said = {name: value for name, value in given.items() if value is not None}
+    limits = read_limits({**job.limits.model_dump(), **said}, where="command line")
+    return job.model_copy(update={"limits": limits})
 
 
 def _print_events(folder: str, chosen: EventFilter, as_json: bool) -> None:

@@ -12,7 +12,9 @@ import importlib
 import importlib.util
 import json
 import os
-from collections.abc import Callable
+import urllib.request
+import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -28,6 +30,7 @@ from schemas.job import InputsSpec
 T = TypeVar("T")
 SCHEMES = ("http", "https", "s3", "gs", "az", "memory")
 _CLOUD = ("s3", "gs", "az")
+_MARKS = ("etag", "contentmd5", "digest", "md5", "version", "lastmodified", "mtime", "created")
 _BLOCK_BYTES = 8 * 1024**2
 _ATTEMPTS = 4
 _LIST_BYTES = 64 * 1024**2
@@ -79,11 +82,24 @@ class RemoteFile:
 def look_up(url: str, inputs: InputsSpec) -> RemoteFile:
     """Ask the server what the file is; nothing is copied. Raises ConfigError or InputError."""
     filesystem, path = _open(url)
-    info, tag = _reach(url, lambda: (filesystem.info(path), filesystem.ukey(path)))
+    info = _reach(url, lambda: filesystem.info(path))
+    tag = _reach(url, lambda: _tag(url, info))
     name = hashlib.sha256(f"{url}\0{tag}".encode()).hexdigest()[:32]
     size = info.get("size")
     folder = Path(inputs.cache).expanduser()
     return RemoteFile(url, size, folder / (name + PurePosixPath(urlsplit(url).path).suffix))
+
+
+def _tag(url: str, info: Mapping[str, Any]) -> str:
+    """What changes when the bytes do, by the server's own word; never twice the same where it has
+    none."""
+    said = {name.lower().replace("_", ""): value for name, value in info.items()}
+    marks = [f"{name}={said[name]}" for name in _MARKS if said.get(name)]
+    if not marks and url.startswith("http"):
+        request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - http(s) only
+        with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310
+            marks = [str(reply.headers["Last-Modified"] or "")]
+    return "|".join([str(info.get("size")), *marks]) if any(marks) else uuid.uuid4().hex
 
 
 def expand(url: str, suffixes: frozenset[str]) -> list[str]:
@@ -185,26 +201,35 @@ def _reach(url: str, ask: Callable[[], T]) -> T:
                 return ask()
     except LongtakeError:
         raise
-    except FileNotFoundError:
-        raise InputError(
-            f"{url} does not exist; check the address.", reason="missing_file"
-        ) from None
     except Exception as error:  # noqa: BLE001 - every client library has errors of its own
-        if isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403):
-            raise InputError(
-                f"{url} may not be read; check the credentials.", reason="denied"
-            ) from None
-        raise InputError(
-            f"{url} could not be read in {_ATTEMPTS} attempts ({type(error).__name__}); run the "
-            "same command again when it can be reached.",
-            reason="unreachable",
-        ) from None
+        raise _refusal(url, _cause(error)) from None
     raise AssertionError("a retried call returns or raises")
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What really happened: some file systems call every failure a missing file."""
+    while isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _refusal(url: str, error: BaseException) -> InputError:
+    status = getattr(error, "status", None)
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
+        return InputError(f"{url} does not exist; check the address.", reason="missing_file")
+    if isinstance(error, PermissionError) or status in (401, 403):
+        return InputError(f"{url} may not be read; check the credentials.", reason="denied")
+    return InputError(
+        f"{url} could not be read in {_ATTEMPTS} attempts ({type(error).__name__}); run the same "
+        "command again when it can be reached.",
+        reason="unreachable",
+    )
 
 
 def _may_pass(error: Exception) -> bool:
     """Whether asking again may help: not for what is not there, not allowed or not ours."""
-    if isinstance(error, (LongtakeError, FileNotFoundError, PermissionError, NotADirectoryError)):
+    cause = _cause(error)
+    if isinstance(cause, (LongtakeError, FileNotFoundError, PermissionError, NotADirectoryError)):
         return False
-    status = getattr(error, "status", None)
+    status = getattr(cause, "status", None)
     return not (isinstance(status, int) and 400 <= status < 500 and status not in (408, 429))

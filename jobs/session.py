@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from jobs.clients import Client, sweep
 from jobs.dask_executor import DaskExecutor
 from jobs.executor import Executor, Report, SerialExecutor
+from jobs.journal import Journal
 from jobs.limits import check_limits
 from jobs.manifest import Unit, build_units
+from jobs.metrics import Metrics
 from jobs.outputs import open_store
 from jobs.progress import BatchProgress
 from jobs.provenance import gather_provenance, job_id, write_provenance
@@ -36,6 +40,7 @@ from jobs.run_batch import (
 from jobs.tools import load_facts, model_maker
 from pipeline.audit import Finding, drop_replaced, mend
 from pipeline.commit_log import CommitLog
+from pipeline.entries import Entry
 from pipeline.plan import resolve_limits
 from pipeline.probe import header_seconds
 from pipeline.questions import build_questions
@@ -79,7 +84,6 @@ def prepare(
         own = job.model_copy(update={"sampling": unit.wanted.sampling})
         resolve_limits(own, facts, counter, build_questions(unit.wanted.queries, hour))
     log = CommitLog(open_store(job.output))
-    log.store.prepare()
     damage = mend(log)
     drop_replaced(log)
     state = log.state()
@@ -88,6 +92,7 @@ def prepare(
     work = replace(work, pending=tuple(_fetch(unit, job) for unit in work.pending))
     seconds = {unit.key: header_seconds(unit.source) for unit in work.pending if not unit.problem}
     check_limits(job, work.pending, seconds, facts, counter)
+    log.store.prepare()
     return Prepared(job, facts, counter, units, log, tuple(damage), work, seconds, state.last)
 
 
@@ -123,12 +128,30 @@ def run_job(
         ready.log.store,
         gather_provenance(job, ready.facts, base or Path.cwd(), _unit_facts(ready)),
     )
-    run = _Run(ready, console, watch, BatchSummary(num_kept=ready.work.num_kept))
-    sweep(ready.log.store)
-    with Client(ready.log.store, partial(run.cancel, on_cancel)) as client:
-        move_rows(ready.work, ready.log)
-        run.do(client)
+    store, work = ready.log.store, ready.work
+    sweep(store)
+    metrics = Metrics(store, job_id(job), len(work.pending))
+    with Journal(store, uuid.uuid4().hex[:12]) as journal:
+        run = _Run(ready, console, watch, journal, metrics, BatchSummary(num_kept=work.num_kept))
+        with Client(store, partial(run.cancel, on_cancel)) as client:
+            journal.write("run_started", **_start_facts(ready, client))
+            move_rows(work, ready.log)
+            run.do(client)
     return run.summary
+
+
+def _start_facts(ready: Prepared, client: Client) -> dict[str, Any]:
+    return {
+        "job": job_id(ready.job),
+        "model": ready.facts.name,
+        "model_digest": ready.facts.digest,
+        "client": client.lease.title,
+        "videos": len(ready.units),
+        "pending": len(ready.work.pending),
+        "moved": len(ready.work.moved),
+        "pending_s": sum(ready.seconds.values()),
+        "damage": [asdict(finding) for finding in ready.damage],
+    }
 
 
 def _tell(ready: Prepared, console: Console) -> None:
@@ -156,6 +179,8 @@ class _Run:
     ready: Prepared
     console: Console
     watch: Callable[[Report], None]
+    journal: Journal
+    metrics: Metrics
     summary: BatchSummary
     said: set[str] = field(default_factory=set)
     committing: threading.Lock = field(default_factory=threading.Lock)
@@ -169,6 +194,12 @@ class _Run:
             if unit.problem is not None:
                 self.commit(UnitDone(unit, failed_result(unit, unit.problem)))
         todo = [unit for unit in pending if unit.problem is None]
+        try:
+            self._read_all(todo, client)
+        finally:
+            self.metrics.write()
+
+    def _read_all(self, todo: list[Unit], client: Client) -> None:
         with self._executor() as start:
             while todo:
                 held = {key for lease in client.elders() for key in lease.units}
@@ -188,11 +219,27 @@ class _Run:
                 self.summary.num_kept += 1
             else:
                 self.summary.add(done.result)
+            self._note(done, entry)
         self._heed()
+
+    def _note(self, done: UnitDone, entry: Entry | None) -> None:
+        result = done.result
+        self.metrics.committed(result, is_ours=entry is not None)
+        self.journal.write(
+            "unit_committed" if entry is not None else "unit_done_elsewhere",
+            video=result.video_uri,
+            unit=done.unit.key,
+            entry=None if entry is None else entry.number,
+            statuses={row.query_id: str(row.status) for row in result.requests},
+            reasons=sorted({row.reason for row in result.requests if row.reason}),
+            events=len(result.events),
+            tokens=0 if result.video is None else result.video.total_tokens,
+        )
 
     def cancel(self, on_cancel: Callable[[], None]) -> None:
         """Stop after the commit that is under way, if one is. Called from a thread."""
         with self.committing:
+            self.journal.write("cancel_asked")
             on_cancel()
             # Where nobody listened, the next unit's end does.
             self.is_cancelled.set()

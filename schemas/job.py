@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -97,6 +97,9 @@ FieldForm = Literal["string"] | Annotated[list[str], Field(min_length=1)]
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Model = TypeVar("Model", bound=_Strict)
 
 
 class QuerySpec(_Strict):
@@ -286,10 +289,19 @@ def sampling_of(video: VideoSpec, sampling: SamplingSpec) -> SamplingSpec:
 
 def read_video(data: object, *, where: str) -> VideoSpec:
     """Validate one row of a list. Raises ConfigError: one sentence per mistake."""
+    return _read(VideoSpec, data, where)
+
+
+def read_limits(data: object, *, where: str) -> LimitsSpec:
+    """Validate limits that come from elsewhere than a job file. Raises ConfigError."""
+    return _read(LimitsSpec, data, where)
+
+
+def _read(model: type[Model], data: object, where: str) -> Model:
     try:
-        return VideoSpec.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
-        lines = [_sentence(dict(item), where, VideoSpec) for item in error.errors()]
+        lines = [_sentence(dict(item), where, model) for item in error.errors()]
         raise ConfigError("\n".join(lines)) from None
 
 
@@ -297,19 +309,15 @@ def read_job(data: object, *, where: str) -> JobSpec:
     """Validate a job. Raises ConfigError: one sentence per mistake, with the nearest known key."""
     if not isinstance(data, dict):
         raise ConfigError(f"{where} holds no job; a job is a mapping with `videos` and `queries`.")
-    try:
-        return JobSpec.model_validate(data)
-    except ValidationError as error:
-        lines = [_sentence(dict(item), where) for item in error.errors()]
-        raise ConfigError("\n".join(lines)) from None
+    return _read(JobSpec, data, where)
 
 
-def _sentence(item: dict[str, Any], where: str, root: type[BaseModel] | None = None) -> str:
+def _sentence(item: dict[str, Any], where: str, root: type[BaseModel]) -> str:
     # Which of two forms a value was tried as is no part of its path.
     loc = [str(part) for part in item["loc"] if part not in _FORMS]
     path = ".".join(loc)
     if item["type"] == "extra_forbidden":
-        known = _known_keys(loc[:-1], root or JobSpec)
+        known = _known_keys(loc[:-1], root)
         near = difflib.get_close_matches(loc[-1], known, n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(sorted(known))}."
         return f"{where}: unknown key `{path}`; {hint}"
