@@ -1,4 +1,5 @@
-"""The command line: reads arguments, prints, exits. Nothing else does any of the three.
+"""The command line: reads arguments, prints, exits. With `console` and `cli_output`, nothing else
+does any of the three.
 
 Data goes to stdout, messages to stderr. Exit codes: 0 done, 2 usage, 3 done with failed rows, 4 bad
 input or config, 5 resources or cluster missing, 130 interrupted (the same command goes on).
@@ -8,30 +9,35 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
-from rich.console import Console
 from rich.markup import escape
 
+from jobs import cli_output
 from jobs import doctor as doctor_room
+from jobs.again import Again, read_where
+from jobs.console import Json, err, out, print_line, say
 from jobs.plan_job import plan_job
-from jobs.provenance import longtake_version
-from jobs.run_batch import BatchSummary
+from jobs.provenance import job_of, longtake_version, read_provenance
+from jobs.run_batch import BatchSummary, Choose, is_open
 from jobs.session import run_job
 from jobs.show import (
     EventFilter,
     events_table,
     json_lines,
     open_output,
+    plan_total,
     plans_table,
     select_events,
 )
 from schemas.errors import ConfigError, LongtakeError
-from schemas.job import JobSpec, read_job
+from schemas.job import JobSpec, read_job, read_limits
 
 app = typer.Typer(
     name="longtake",
@@ -42,7 +48,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 ModelName = Annotated[
     str,
     typer.Option(
@@ -50,22 +55,18 @@ ModelName = Annotated[
     ),
 ]
 Fps = Annotated[float | None, typer.Option(help="Frames per second to look at.")]
+MaxTokens = Annotated[
+    str | None, typer.Option(help="Do not start a job that reads more tokens, for example 2m.")
+]
+MaxHours = Annotated[
+    float | None, typer.Option(help="Do not start a job that reads more hours of video.")
+]
 Context = Annotated[str | None, typer.Option(help="Longest context, for example 256k.")]
-
-
-def _err() -> Console:
-    return Console(stderr=True, highlight=False)
-
-
-def _out() -> Console:
-    console = Console(highlight=False)
-    # A pipe has no width; a table cut to 80 columns would lose data.
-    return console if console.is_terminal else Console(highlight=False, width=200)
 
 
 def _say_version(wanted: bool) -> None:
     if wanted:
-        _print(f"longtake {longtake_version()}")
+        print_line(f"longtake {longtake_version()}")
         raise typer.Exit
 
 
@@ -81,11 +82,13 @@ def common(
 @app.command()
 def find(
     text: Annotated[str, typer.Argument(help="What to look for, in words.")],
-    videos: Annotated[list[str], typer.Argument(help="Files, folders or patterns.")],
+    videos: Annotated[list[str], typer.Argument(help="Files, folders, patterns, URLs or lists.")],
     output: Annotated[str, typer.Option(help="Folder for the Parquet.")] = "out/find",
     model: ModelName = "nano",
     fps: Fps = None,
     context: Context = None,
+    max_tokens: MaxTokens = None,
+    max_hours: MaxHours = None,
     as_json: Json = False,
 ) -> None:
     """Find when something is visible, in one or many videos.
@@ -94,6 +97,7 @@ def find(
     """
     query = {"id": query_id(text), "find": text}
     job = _short_job(videos, model, fps, context, {"queries": [query], "output": output})
+    job = _limited(job, max_tokens, max_hours)
     summary = _do(job)
     _print_events(output, EventFilter(query=query["id"]), as_json)
     _finish(summary, job)
@@ -102,16 +106,18 @@ def find(
 @app.command()
 def run(
     job_file: Annotated[str, typer.Argument(metavar="JOB.yaml", help="The job file.")],
+    max_tokens: MaxTokens = None,
+    max_hours: MaxHours = None,
     as_json: Json = False,
 ) -> None:
     """Do a job, or what is left of it.
 
     The same command again finishes what is missing and repeats nothing that is done.
     """
-    job = load_job(job_file)
+    job = _limited(load_job(job_file), max_tokens, max_hours)
     summary = _do(job)
     if as_json:
-        _print(json.dumps(_summary_facts(summary, job)))
+        print_line(json.dumps(_summary_facts(summary, job)))
     _finish(summary, job)
 
 
@@ -124,9 +130,12 @@ def plan(
     model: ModelName = "nano",
     fps: Fps = None,
     context: Context = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Read short clips first, to tell the time it takes.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show frames, tokens and memory a job needs."""
+    """Show frames, tokens, memory and time a job needs."""
     if (job_file is None) == (not video):
         raise typer.BadParameter("give either a JOB.yaml or --video FILE.")
     if job_file is not None:
@@ -134,19 +143,17 @@ def plan(
     else:
         extra = {"queries": [{"id": "plan", "find": "anything"}]}
         job = _short_job(video or [], model, fps, context, extra)
-    plans, problems = plan_job(job)
+    planned = plan_job(job, calibrated=calibrate)
     if as_json:
-        for facts in plans:
-            _print(json.dumps(facts))
-    elif plans:
-        _out().print(plans_table(plans))
-        _out().print(
-            f"total: {len(plans)} videos, {sum(p['total_tokens'] for p in plans):,} tokens"
-        )
-    for problem in problems:
-        _err().print(escape(problem.message), soft_wrap=True)
-    if problems:
-        raise typer.Exit(max(problem.exit_code for problem in problems))
+        for facts in planned.videos:
+            print_line(json.dumps(facts))
+    elif planned.videos:
+        out().print(plans_table(planned.videos))
+        out().print(plan_total(planned.videos, planned.estimate), soft_wrap=True)
+    for problem in planned.problems:
+        err().print(escape(problem.message), soft_wrap=True)
+    if planned.problems:
+        raise typer.Exit(max(problem.exit_code for problem in planned.problems))
 
 
 @app.command()
@@ -167,15 +174,45 @@ def events(
     _print_events(folder, EventFilter(query, video, after, before, min_confidence), as_json)
 
 
+for verb in (cli_output.status, cli_output.verify, cli_output.gc, cli_output.cancel):
+    app.command()(verb)
+
+
+@app.command()
+def retry(
+    folder: Annotated[str, typer.Argument(metavar="OUT", help="Output folder of a job.")],
+    failed: Annotated[bool, typer.Option("--failed", help="Ask what failed again.")] = False,
+    missing: Annotated[bool, typer.Option("--missing", help="Ask what has no answer.")] = False,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="Only answers with this reason, status, query or video: reason=…"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask questions of an output again, as its job.json says.
+
+    Example: longtake retry out/lectures --failed --where reason=worker_died
+    """
+    if missing == (failed or bool(where)):
+        raise typer.BadParameter("give --missing, or --failed, or --where, or the last two.")
+    choose = is_open if missing else Again(failed, read_where(where or []))
+    made = read_provenance(open_output(folder).store)
+    job = job_of(made).model_copy(update={"output": folder})
+    summary = _do(job, Path(made.folder), choose)
+    if as_json:
+        print_line(json.dumps(_summary_facts(summary, job)))
+    _finish(summary, job)
+
+
 @app.command()
 def doctor(model: ModelName = "nano", as_json: Json = False) -> None:
     """Show what is installed and what would run where."""
     facts = doctor_room.examine(model)
     if as_json:
-        _print(json.dumps(facts))
+        print_line(json.dumps(facts))
         return
     for name, value in facts.items():
-        _print(f"{name:<10} {_flat(value)}")
+        print_line(f"{name:<10} {_flat(value)}")
 
 
 def _flat(value: Any) -> str:
@@ -217,19 +254,23 @@ def _short_job(
     return read_job(data, where="command line")
 
 
-def _print(text: str) -> None:
-    sys.stdout.write(text + "\n")
+def _limited(job: JobSpec, max_tokens: str | None, max_hours: float | None) -> JobSpec:
+    """The job with the limits of the command line, which come before its own."""
+    given = {"max_tokens": max_tokens, "max_hours": max_hours}
+    said = {name: value for name, value in given.items() if value is not None}
+    limits = read_limits({**job.limits.model_dump(), **said}, where="command line")
+    return job.model_copy(update={"limits": limits})
 
 
 def _print_events(folder: str, chosen: EventFilter, as_json: bool) -> None:
     found = select_events(open_output(folder), chosen)
     if as_json:
         for line in json_lines(found):
-            _print(line)
+            print_line(line)
     elif found.is_empty():
-        _err().print("No events.")
+        err().print("No events.")
     else:
-        _out().print(events_table(found))
+        out().print(events_table(found))
 
 
 def _summary_facts(summary: BatchSummary, job: JobSpec) -> dict[str, Any]:
@@ -246,7 +287,7 @@ def _summary_facts(summary: BatchSummary, job: JobSpec) -> dict[str, Any]:
 
 
 def _finish(summary: BatchSummary, job: JobSpec) -> None:
-    console = _err()
+    console = err()
     for message in dict.fromkeys(row.message for _, row in summary.failures):
         console.print(f"failed: {message}", markup=False, soft_wrap=True)
     kept = f", {summary.num_kept} videos done before" if summary.num_kept else ""
@@ -273,16 +314,24 @@ def main() -> None:
     try:
         app()
     except LongtakeError as error:
-        _err().print(f"longtake: {error.message}", markup=False, soft_wrap=True)
+        say(f"longtake: {error.message}")
         sys.exit(error.exit_code)
 
 
-def _do(job: JobSpec) -> BatchSummary:
+def _do(job: JobSpec, base: Path | None = None, choose: Choose = is_open) -> BatchSummary:
     """Run a job; an interrupt leaves what is committed and says how to go on."""
+    me = threading.get_ident()
     try:
-        return run_job(job, _err())
+        return run_job(
+            job,
+            err(),
+            base=base,
+            choose=choose,
+            # A real signal: it also wakes a wait.
+            on_cancel=lambda: signal.pthread_kill(me, signal.SIGINT),
+        )
     except KeyboardInterrupt:
-        _err().print("Interrupted; what was done is kept. Run the same command again to go on.")
+        err().print("Interrupted; what was done is kept. Run the same command again to go on.")
         raise typer.Exit(130) from None
 
 

@@ -6,15 +6,21 @@ import hashlib
 import json
 import platform
 import subprocess
+from collections.abc import Iterable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
-from pipeline.parquet import write_whole
-from schemas.job import JobSpec
+from pipeline.audit import job_digest
+from pipeline.store import Store
+from schemas.errors import ConfigError
+from schemas.job import JobSpec, read_job
 from schemas.ports import ModelFacts
-from schemas.provenance import Provenance
+from schemas.provenance import Provenance, UnitFacts
 
+JOB_FILE = "job.json"
 LIBRARIES = [
     "torch",
     "transformers",
@@ -38,8 +44,10 @@ def longtake_version() -> str:
     return metadata.version("longtake")
 
 
-def gather_provenance(job: JobSpec, facts: ModelFacts) -> Provenance:
-    """Everything that made the rows of this run."""
+def gather_provenance(
+    job: JobSpec, facts: ModelFacts, folder: Path, units: Iterable[UnitFacts]
+) -> Provenance:
+    """Everything that makes the rows of this run."""
     resolved = job.model_dump(mode="json")
     commit, is_dirty = _checkout()
     return Provenance(
@@ -54,6 +62,9 @@ def gather_provenance(job: JobSpec, facts: ModelFacts) -> Provenance:
         library_versions=library_versions(),
         python=platform.python_version(),
         machine=f"{platform.system()} {platform.machine()}",
+        folder=str(folder),
+        started_at=datetime.now(UTC).isoformat(),
+        units=tuple(units),
     )
 
 
@@ -63,9 +74,40 @@ def job_id(job: JobSpec) -> str:
     return f"{job.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def write_provenance(folder: Path, provenance: Provenance) -> None:
-    """Put it at OUT/job.json, whole."""
-    write_whole(folder / "job.json", (json.dumps(asdict(provenance), indent=1) + "\n").encode())
+def write_provenance(store: Store, provenance: Provenance) -> None:
+    """Put it at OUT/job.json, whole, with its own digest in it."""
+    facts = json.loads(json.dumps(asdict(provenance)))
+    text = json.dumps({**facts, "sha256": job_digest(facts)}, indent=1) + "\n"
+    store.put(JOB_FILE, text.encode())
+
+
+def read_provenance(store: Store) -> Provenance:
+    """What the last run wrote. Raises ConfigError where it cannot be read."""
+    try:
+        facts = json.loads(store.get(JOB_FILE))
+        digest = facts.pop("sha256")
+        if digest != job_digest(facts):
+            raise ValueError("the digest is another one")
+        units = tuple(UnitFacts(**unit) for unit in facts.pop("units"))
+        return Provenance(**facts, units=units)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        raise ConfigError(
+            f"{JOB_FILE} of {store} is missing or damaged; run the job's own command again, which "
+            "writes it anew."
+        ) from None
+
+
+def job_of(made: Provenance) -> JobSpec:
+    """The job of a run, as a job file would say it. Raises ConfigError."""
+    return read_job(_said(made.job), where=JOB_FILE)
+
+
+def _said(value: Any) -> Any:
+    """A resolved job without what says nothing: a file could not say an empty list of options."""
+    if isinstance(value, dict):
+        kept = {name: _said(inner) for name, inner in value.items()}
+        return {name: inner for name, inner in kept.items() if inner not in (None, [], {})}
+    return [_said(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _checkout() -> tuple[str, bool]:

@@ -1,33 +1,35 @@
 """Units → committed rows: the batch around `pipeline.run`.
 
 Promises a request row for every (video, question), whatever happens to a video, and one commit per
-unit. What is committed already is not done again; the same command finishes what is missing.
+unit. What is committed already is not done again, question by question; the same command finishes
+what is missing.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from jobs.executor import Executor, Outcome, Report, TaskContext
 from jobs.manifest import Unit
-from pipeline.commit_log import CommitLog, Entry
+from jobs.remote import is_url
+from pipeline.commit_log import CommitLog
+from pipeline.entries import Answer, Entry, is_final
 from pipeline.keep import NOT_KEPT, SessionKeeper, drop_sessions
-from pipeline.parquet import RowContext, write_parts
+from pipeline.parquet import RowContext, result_tables
 from pipeline.run import chunk_work, decode_piece, run_video
+from pipeline.settle import Fresh, adopt, settle
 from schemas.errors import ConfigError, InputError, LongtakeError, TransientError
 from schemas.events import RequestRow, RequestStatus, VideoResult
-from schemas.job import JobSpec
+from schemas.job import JobSpec, QuerySpec
 from schemas.media import FrameBatch, StreamIndex
 from schemas.plan import VideoPlan
 from schemas.ports import ModelFacts
-
-_PASSING = ("missing_file", "denied", "directory", "not_a_file", "out_of_memory", "worker_died")
-"""Reasons that may be gone at the next run: such units are done again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +56,79 @@ class BatchSummary:
         self.failures += [(result.video_uri, r) for r in result.requests if not r.status.is_done]
 
 
-def pending_units(units: Sequence[Unit], log: CommitLog) -> list[Unit]:
-    """Units whose rows are not committed yet, or may come out better this time."""
-    live = log.live()
-    return [unit for unit in units if unit.key not in live or not live[unit.key].final]
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a job has left to do in an output."""
+
+    pending: tuple[Unit, ...]
+    """Units with the questions that are not answered yet, or may be answered better this time."""
+    moved: tuple[tuple[Unit, Entry], ...]
+    """Units whose answers lie under another place's name, which holds other bytes now, or whose own
+    place has rows of other bytes: their rows are put in place before anything else counts."""
+    twins: tuple[tuple[str, str], ...]
+    """(left out, answered in its place): the same bytes under two paths."""
+    num_kept: int
+    """Units that are answered in full."""
 
 
-def check_output(units: Sequence[Unit], job: JobSpec, log: CommitLog) -> None:
-    """Refuse an output whose rows this job would half replace. Raises ConfigError."""
-    ours = {query.id for query in job.queries}
-    places = {unit.place for unit in units}
-    for entry in log.live().values():
-        theirs = set(entry.query_ids)
-        if entry.place in places and theirs & ours and not theirs <= ours:
-            raise ConfigError(
-                f"{log.folder} holds answers to {sorted(theirs)} of {entry.place} and this job "
-                f"asks {sorted(ours)}; ask all of them again, or choose another output."
-            )
+Choose = Callable[[Unit, QuerySpec, Answer | None], bool]
+"""Says whether a question is to be asked, given its committed answer."""
+
+
+def is_open(_unit: Unit, _query: QuerySpec, answer: Answer | None) -> bool:
+    """What `run` asks: what has no answer, or one that may come out better this time."""
+    return answer is None or not answer.final
+
+
+def choose_work(
+    units: Sequence[Unit],
+    live: Mapping[str, Entry],
+    damaged: Collection[str] = (),
+    choose: Choose = is_open,
+) -> Work:
+    """Compare a job's units with what is committed, answer by answer, wherever it lies.
+
+    `damaged` names places whose rows cannot be read: they are done again.
+    """
+    sound = {place: entry for place, entry in live.items() if place not in damaged}
+    given = {a.key: (entry, a) for entry in sound.values() for a in entry.answers}
+    at = {unit.place: unit for unit in units}
+    pending, moved, twins = [], [], []
+    first: dict[frozenset[str], Unit] = {}
+    for unit in units:
+        keys = unit.answer_keys
+        twin = first.setdefault(frozenset(keys.values()), unit)
+        if twin is not unit and unit.place not in live:
+            twins.append((unit.source.uri, twin.source.uri))
+            continue
+        found = {name: given[key] for name, key in keys.items() if key in given}
+        missing = tuple(
+            query
+            for query in unit.wanted.queries
+            if choose(unit, query, found[query.id][1] if query.id in found else None)
+        )
+        if missing:
+            pending.append(replace(unit, asked=missing))
+        is_stale = _is_stale(keys, live.get(unit.place))
+        for entry in {id(entry): entry for entry, _ in found.values()}.values():
+            other = at.get(entry.place, unit)
+            if entry.place != unit.place and (is_stale or other.key != unit.key):
+                moved.append((unit, entry))
+    kept = len(units) - len(pending) - len(twins)
+    return Work(tuple(pending), tuple(moved), tuple(twins), kept)
+
+
+def _is_stale(keys: Mapping[str, str], entry: Entry | None) -> bool:
+    """Whether an entry answers the same questions about something else."""
+    answers = () if entry is None else entry.answers
+    return any(keys.get(answer.query_id, answer.key) != answer.key for answer in answers)
+
+
+def move_rows(work: Work, log: CommitLog) -> None:
+    """Put answers that lie under another place's name under their own."""
+    for unit, entry in work.moved:
+        keys = set(unit.answer_keys.values())
+        settle(log, adopt(log, entry, keys, unit.place, unit.source.uri))
 
 
 def run_units(
@@ -80,17 +138,19 @@ def run_units(
     on_report: Callable[[Report], None],
 ) -> Iterator[UnitDone]:
     """Run units and yield each one's rows as it ends; nothing is written here."""
-    task = partial(answer_unit, job, sessions_folder(job).absolute())
+    task = partial(answer_unit, job, sessions_folder(job))
     for outcome in executor.run(task, units, on_report):
-        yield UnitDone(outcome.item, _result_of(outcome, job))
+        yield UnitDone(outcome.item, _result_of(outcome))
 
 
-def sessions_folder(job: JobSpec) -> Path:
-    """Where the sessions of an output are saved."""
-    return Path(job.output) / "_sessions"
+def sessions_folder(job: JobSpec) -> Path | None:
+    """Where the sessions of an output are saved; nowhere where it is no folder."""
+    return None if is_url(job.output) else Path(job.output).absolute() / "_sessions"
 
 
-def answer_unit(job: JobSpec, sessions: Path, context: TaskContext, unit: Unit) -> VideoResult:
+def answer_unit(
+    job: JobSpec, sessions: Path | None, context: TaskContext, unit: Unit
+) -> VideoResult:
     """One unit on a model worker. The per-video border: what is wrong with a video is a row."""
 
     def frames(index: StreamIndex, plan: VideoPlan, first: int) -> Iterator[FrameBatch]:
@@ -100,28 +160,46 @@ def answer_unit(job: JobSpec, sessions: Path, context: TaskContext, unit: Unit) 
     def progress(seconds: float) -> None:
         context.report({"unit": unit.key, "seconds": seconds})
 
+    asked = [query.id for query in unit.asked]
+    started = time.monotonic()
     try:
-        keeper = _keeper(job, sessions, unit)
-        return run_video(unit.source, unit.video_id, job, context.tool, frames, progress, keeper)
+        result = run_video(
+            unit.source,
+            unit.video_id,
+            unit.wanted.own_job(job),
+            context.tool,
+            frames,
+            progress,
+            _keeper(job, sessions, unit),
+            asked,
+        )
+        return replace(result, work_s=time.monotonic() - started)
     except LongtakeError as error:
-        return failed_result(unit, job, error)
+        return failed_result(unit, error)
 
 
-def _keeper(job: JobSpec, sessions: Path, unit: Unit) -> SessionKeeper:
+def _keeper(job: JobSpec, sessions: Path | None, unit: Unit) -> SessionKeeper:
     """How the sessions of a unit are saved."""
     minutes, keep = job.cluster.snapshot_minutes, job.cluster.keep_sessions
-    if minutes is None and not keep:
+    if sessions is None or (minutes is None and not keep):
         return NOT_KEPT
     every_s = math.inf if minutes is None else minutes * 60
     return SessionKeeper(sessions, unit.session_prefix, every_s, keep)
 
 
-def failed_result(unit: Unit, job: JobSpec, error: LongtakeError) -> VideoResult:
+def forget_sessions(job: JobSpec, done: UnitDone) -> None:
+    """Drop what was saved of a unit that ended; one that may come out better goes on from there."""
+    folder, is_over = sessions_folder(job), all(is_final(row) for row in done.result.requests)
+    if folder is not None and is_over and not job.cluster.keep_sessions:
+        drop_sessions(folder, done.unit.session_prefix)
+
+
+def failed_result(unit: Unit, error: LongtakeError) -> VideoResult:
     """A video that gave no answers, as rows: one for each question, with the reason."""
     status = _failed_status(error)
     rows = tuple(
         RequestRow(query.id, status, 0, 0, "", error.reason, error.message, 0)
-        for query in job.queries
+        for query in unit.asked
     )
     return VideoResult(unit.video_id, unit.source.uri, None, rows, ())
 
@@ -133,7 +211,7 @@ def _failed_status(error: LongtakeError) -> RequestStatus:
     return RequestStatus.REFUSED if isinstance(error, ConfigError) else RequestStatus.MODEL_FAILED
 
 
-def _result_of(outcome: Outcome[Unit, VideoResult], job: JobSpec) -> VideoResult:
+def _result_of(outcome: Outcome[Unit, VideoResult]) -> VideoResult:
     if outcome.result is not None:
         return outcome.result
     kind = type(outcome.error).__name__
@@ -142,34 +220,32 @@ def _result_of(outcome: Outcome[Unit, VideoResult], job: JobSpec) -> VideoResult
         "the same command again, with fewer workers if memory was short.",
         reason="worker_died" if kind == "KilledWorker" else "model_failed",
     )
-    return failed_result(outcome.item, job, error)
+    return failed_result(outcome.item, error)
 
 
 def commit_unit(
-    done: UnitDone, job: JobSpec, job_id: str, facts: ModelFacts, log: CommitLog
-) -> None:
-    """Write the unit's parts, then its log entry, then drop what it replaces."""
-    result = done.result
-    context = RowContext(job_id, done.unit.key, facts.name, facts.digest)
-    parts = write_parts(log.folder, result, context)
-    ids = tuple(query.id for query in job.queries)
-    final = all(row.reason not in _PASSING and _is_settled(row) for row in result.requests)
-    replaces = _replaced(done.unit, ids, log)
-    log.commit(Entry(done.unit.key, done.unit.place, ids, final, replaces, tuple(parts)))
-    if replaces:
-        log.drop_replaced()
-    # A unit that may come out better goes on where it was.
-    if final and not job.cluster.keep_sessions:
-        drop_sessions(sessions_folder(job), done.unit.session_prefix)
+    done: UnitDone, job_id: str, facts: ModelFacts, log: CommitLog, since: int
+) -> Entry | None:
+    """Write the unit's rows and its log entry; None where another client has answered it all.
 
-
-def _is_settled(row: RequestRow) -> bool:
-    return row.status is not RequestStatus.MODEL_FAILED and row.status is not RequestStatus.REFUSED
-
-
-def _replaced(unit: Unit, ids: tuple[str, ...], log: CommitLog) -> tuple[str, ...]:
-    return tuple(
-        key
-        for key, entry in log.live().items()
-        if entry.place == unit.place and set(entry.query_ids) <= set(ids)
+    `since` is the log's last number when the unit was chosen.
+    """
+    unit, result = done.unit, done.result
+    keys = unit.answer_keys
+    context = RowContext(job_id, unit.key, facts.name, facts.digest, keys)
+    answers = tuple(
+        Answer(row.query_id, keys[row.query_id], str(row.status), row.reason, is_final(row))
+        for row in result.requests
     )
+    seen = result.video
+    fresh = Fresh(
+        unit.place,
+        unit.key,
+        answers,
+        result_tables(result, context),
+        since,
+        0.0 if seen is None else seen.end_s - seen.start_s,
+        result.window_tokens,
+        result.work_s,
+    )
+    return settle(log, fresh)

@@ -11,6 +11,9 @@ from typing import Any
 import polars as pl
 from rich.table import Table
 
+from jobs.estimate import Estimate
+from jobs.outputs import open_store
+from jobs.provenance import JOB_FILE
 from pipeline.commit_log import CommitLog
 from pipeline.run import describe
 from pipeline.windows import Window
@@ -49,8 +52,8 @@ class EventFilter:
 
 def open_output(folder: str) -> CommitLog:
     """The log of an output folder. Raises ConfigError where there is none."""
-    log = CommitLog(Path(folder))
-    if not (Path(folder) / "_log").is_dir():
+    log = CommitLog(open_store(folder))
+    if not log.store.files("_log") and not log.store.has(JOB_FILE):
         raise ConfigError(
             f"{folder} is no output of Longtake (it has no _log); name the folder given "
             "as --output."
@@ -131,6 +134,7 @@ def plan_facts(index: StreamIndex, windows: Sequence[Window], facts: ModelFacts)
         "video_tokens": sum(plan.video_tokens for plan in plans),
         "total_tokens": row.total_tokens,
         "windows": row.num_windows,
+        "window_tokens": [plan.total_tokens for plan in plans],
         "chunks": row.num_chunks,
         "largest_chunk_frame_bytes": max(plan.frame_bytes for plan in plans),
         "weight_bytes": memory.weight_bytes,
@@ -144,7 +148,7 @@ def plan_facts(index: StreamIndex, windows: Sequence[Window], facts: ModelFacts)
     }
 
 
-def _caption(plans: list[dict[str, Any]]) -> str:
+def _caption(plans: Sequence[dict[str, Any]]) -> str:
     most = max(plans, key=lambda plan: plan["total_bytes"])
     names = ("total_bytes", "weight_bytes", "kv_bytes", "chunk_bytes", "waiting_bytes")
     total, weights, kv, chunk, waiting = (f"{most[name] / GIB:.2f}" for name in names)
@@ -155,7 +159,7 @@ def _caption(plans: list[dict[str, Any]]) -> str:
     return said if most["yarn_factor"] is None else f"{said}; YaRN factor {most['yarn_factor']:g}"
 
 
-def plans_table(plans: list[dict[str, Any]]) -> Table:
+def plans_table(plans: Sequence[dict[str, Any]]) -> Table:
     """Plans as people read them, with the memory of the largest in parts, and YaRN if it is on."""
     table = Table(caption=_caption(plans), caption_justify="left", caption_style="")
     for name in (
@@ -169,6 +173,7 @@ def plans_table(plans: list[dict[str, Any]]) -> Table:
         "windows",
         "chunks",
         "memory",
+        "time",
     ):
         table.add_column(name, justify="left" if name == "video" else "right", overflow="fold")
     table.add_column("bound by", overflow="fold")
@@ -184,6 +189,28 @@ def plans_table(plans: list[dict[str, Any]]) -> Table:
             str(plan["windows"]),
             str(plan["chunks"]),
             f"{plan['total_bytes'] / GIB:.2f} GiB",
+            "-" if plan["estimated_s"] is None else _spoken(plan["estimated_s"]),
             ", ".join(plan["bound_by"]) or "-",
         )
     return table
+
+
+def plan_total(plans: Sequence[dict[str, Any]], estimate: Estimate | None) -> str:
+    """What all videos come to, in one line."""
+    size = sum(plan["output_bytes"] for plan in plans)
+    said = (
+        f"total: {len(plans)} videos, {sum(plan['total_tokens'] for plan in plans):,} tokens, "
+        f"about {size / 1024:.0f} KiB of Parquet; "
+    )
+    if estimate is None:
+        return said + "time unknown: `--calibrate` reads short clips to tell it"
+    low, high = _spoken(estimate.low_s), _spoken(estimate.high_s)
+    return f"{said}{_spoken(estimate.seconds)} ({low} to {high}), from {estimate.learnt_from}"
+
+
+def _spoken(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

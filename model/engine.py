@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from model.calibration import pair_seconds
 from model.devices import compute_devices, free_on
 from model.facts import Checkpoint, load_checkpoint
 from model.fused import runs_here
@@ -101,6 +102,10 @@ class LoadedModel:
     @property
     def counter(self) -> PromptLayout:
         return self.checkpoint.counter
+
+    def pair_seconds(self) -> float:
+        """Seconds that one token's attention costs per token before it, measured anew."""
+        return pair_seconds(self.cache_form)
 
     def begin(self, plan: VideoPlan) -> Filling:
         """Reserve the KV cache for `plan`. Raises ResourceError when memory is short."""

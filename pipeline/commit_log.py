@@ -1,113 +1,178 @@
-"""Step 8: parts → commit. The log says which rows exist; readers go through it.
+"""Step 8: the commit log says which rows exist; readers go through it.
 
-Promises exactly one entry per unit: an entry is created only if its number is free, after its parts
-are safe on disk. A crash before the entry leaves an orphan file that no reader sees; the same
-command then does the unit again and commits the same rows.
+Promises one order of commits for all writers: an entry is created only if the number after the last
+known one is free, so whoever commits has seen everything before. The last entry of a place is what
+counts of it. Costs one small file per commit; files that were read once are not read again.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import hashlib
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from pipeline.parquet import Part, read_tables, sync_folder, write_whole
+from pipeline.entries import Entry, Part, entry_bytes, entry_path, read_entry, void
+from pipeline.parquet import decode_part, join_tables, part_fault
+from pipeline.store import Step, Store, pass_by
 from schemas.errors import ConfigError, InvariantError
+
+LAST = "_log/last"
+"""The highest number that was given: how a cut end of the log is found. A hint, not a commit."""
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One committed unit."""
+class LogState:
+    """The log as it was read."""
 
-    key: str
-    place: str
-    """The video's path as given, with `#t=start,end` where a clip of it is meant."""
-    query_ids: tuple[str, ...]
-    final: bool
-    """False where doing it again may end otherwise: a missing file, a worker that died."""
-    replaces: tuple[str, ...]
-    """Keys of earlier units whose rows this one takes the place of."""
-    parts: tuple[Part, ...]
+    entries: tuple[Entry, ...]
+    """Whole entries in order of commit."""
+    lost: tuple[int, ...]
+    """Numbers whose entry is missing, or is not what was written."""
+
+    @property
+    def last(self) -> int:
+        """The highest number in use; 0 where there is none."""
+        return max(self.entries[-1].number if self.entries else 0, *self.lost, 0)
+
+    @property
+    def live(self) -> dict[str, Entry]:
+        """What counts now, by place."""
+        places: dict[str, Entry] = {}
+        for entry in self.entries:
+            places.pop(entry.place, None)  # Order of commit, not of first commit.
+            if entry.place:
+                places[entry.place] = entry
+        return places
 
 
 class CommitLog:
-    """`OUT/_log/000001.json …` of one output folder."""
+    """`OUT/_log/000001.json …` of one output."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._log = folder / "_log"
+    def __init__(self, store: Store, at_step: Step = pass_by) -> None:
+        self.store = store
+        self.at_step = at_step
+        """Told `parts_written` and `replaced_dropped`; the store tells the steps between."""
+        self._known: dict[int, Entry | None] = {}
+        self._is_listed = False
 
-    def open_for_writing(self) -> None:
-        """Create the folders. Raises ConfigError where that is not possible."""
-        try:
-            self._log.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+    def state(self) -> LogState:
+        """The log as it is now; damage is named in it, not raised."""
+        self._list_once()
+        last = max(self._known, default=0)
+        while self._read(last + 1):
+            last += 1
+        for number in range(1, last + 1):
+            # A lost entry may have been given up by another client meanwhile.
+            if self._known.get(number) is None:
+                self._read(number)
+        found = {number: self._known.get(number) for number in range(1, last + 1)}
+        whole = tuple(entry for entry in found.values() if entry is not None)
+        return LogState(whole, tuple(number for number, entry in found.items() if entry is None))
+
+    def whole_state(self) -> LogState:
+        """The log for readers. Raises ConfigError where an entry is lost."""
+        state = self.state()
+        if state.lost:
             raise ConfigError(
-                f"output {self.folder} cannot be written ({error.strerror}); choose another folder."
-            ) from None
+                f"log entry {entry_path(state.lost[0])} of {self.store} is damaged or missing, so "
+                "rows may be missing too; run the job's own command again, which mends it, or see "
+                f"`longtake verify {self.store}`."
+            )
+        return state
 
-    def entries(self) -> list[Entry]:
-        """All entries in order of commit. Raises ConfigError where one cannot be read."""
-        return [_read_entry(path) for path in sorted(self._log.glob("[0-9]*.json"))]
+    def append(self, entry: Entry, expected_last: int) -> Entry | None:
+        """Commit under the number after `expected_last`; None where another client took it.
 
-    def live(self) -> dict[str, Entry]:
-        """Units that count now, by key: committed and not replaced since."""
-        units: dict[str, Entry] = {}
-        for entry in self.entries():
-            for key in entry.replaces:
-                units.pop(key, None)
-            units[entry.key] = entry
-        return units
-
-    def commit(self, entry: Entry) -> None:
-        """Add an entry under the next free number. The parts must be on disk already."""
+        Raises InvariantError where a part is not there yet.
+        """
         for part in entry.parts:
-            if not (self.folder / part.path).is_file():
+            if not self.store.has(part.path):
                 raise InvariantError(f"part {part.path} is committed before it is written.")
-        draft = self._log / f".{entry.key[:24]}.{os.getpid()}.tmp"
-        write_whole(draft, json.dumps(asdict(entry), indent=1).encode())
-        number = len(list(self._log.glob("[0-9]*.json")))
-        while True:
-            number += 1
-            try:
-                # A link fails where the name exists: created if absent, whole, atomic.
-                (self._log / f"{number:06d}.json").hardlink_to(draft)
-                break
-            except FileExistsError:
-                continue
-        draft.unlink()
-        sync_folder(self._log)
+        numbered = replace(entry, number=expected_last + 1)
+        if not self.store.put_new(entry_path(numbered.number), entry_bytes(numbered)):
+            return None
+        self._known[numbered.number] = numbered
+        self._remember(numbered.number)
+        return numbered
 
-    def drop_replaced(self) -> None:
-        """Remove part files that no live unit names but an earlier entry did."""
-        kept = {part.path for entry in self.live().values() for part in entry.parts}
-        for entry in self.entries():
-            for part in entry.parts:
-                if part.path not in kept:
-                    (self.folder / part.path).unlink(missing_ok=True)
+    def forget_lost(self, numbers: tuple[int, ...]) -> None:
+        """Give lost numbers to entries that stand for nothing, what is left of them kept beside."""
+        for number in numbers:
+            path = entry_path(number)
+            try:
+                damaged = self.store.get(path)
+            except OSError:
+                self.store.put_new(path, entry_bytes(void(number)))
+            else:
+                if read_entry(number, damaged) is None:
+                    name = hashlib.sha256(damaged).hexdigest()[:8]
+                    self.store.put(f"_log/damaged/{number:06d}-{name}", damaged)
+                    self.store.put(path, entry_bytes(void(number)))
+            self._read(number)
+        self._remember(max(self._known))
 
     def read(self, table: str) -> pa.Table:
-        """All live rows of `events`, `requests` or `videos`, in order of commit."""
-        parts = _parts_of(self.live().values(), table)
-        return read_tables(self.folder, table, [part.path for part in parts])
+        """All rows that count of `events`, `requests` or `videos`, in order of commit."""
+        for tries_left in reversed(range(_TRIES)):
+            entries = self.whole_state().live.values()
+            parts = [part for entry in entries for part in entry.parts if part.table == table]
+            try:
+                return join_tables(table, [self.read_part(part) for part in parts])
+            except ConfigError:
+                # A part may have been replaced since the log was read: then the log says so now.
+                if not tries_left:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    def read_part(self, part: Part) -> pa.Table:
+        """The rows of one part. Raises ConfigError where its bytes are not what was written."""
+        try:
+            data = self.store.get(part.path)
+            fault = part_fault(part, data)
+        except OSError as error:
+            fault = f"cannot be read ({error.strerror or error})"
+        if fault is not None:
+            raise ConfigError(
+                f"{part.path} of {self.store} {fault}; run the job's own command again, which does "
+                f"its video again, or see `longtake verify {self.store}`."
+            )
+        return decode_part(part, data)
+
+    def _list_once(self) -> None:
+        if self._is_listed:
+            return
+        for file in self.store.files("_log"):
+            if file.name.endswith(".json") and file.name[:-5].isdigit():
+                self._read(int(file.name[:-5]))
+        if pointer := self._pointer():
+            self._known.setdefault(pointer, None)
+        self._is_listed = True
+
+    def _read(self, number: int) -> bool:
+        """Read one entry; False where there is none."""
+        try:
+            data = self.store.get(entry_path(number))
+        except FileNotFoundError:
+            return False
+        except OSError:
+            data = b""
+        self._known[number] = read_entry(number, data)
+        return True
+
+    def _remember(self, number: int) -> None:
+        text = f"{number:06d}"
+        self.store.put(LAST, f"{text} {_check(text)}\n".encode())
+
+    def _pointer(self) -> int:
+        """The number in `LAST`; 0 where it is missing or damaged."""
+        try:
+            text, check = self.store.get(LAST).decode().split()
+        except (OSError, ValueError):
+            return 0
+        return int(text) if check == _check(text) and text.isdigit() else 0
 
 
-def _parts_of(entries: Iterable[Entry], table: str) -> list[Part]:
-    return [part for entry in entries for part in entry.parts if part.table == table]
-
-
-def _read_entry(path: Path) -> Entry:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        parts = tuple(Part(**part) for part in data.pop("parts"))
-        data["query_ids"], data["replaces"] = tuple(data["query_ids"]), tuple(data["replaces"])
-        return Entry(**data, parts=parts)
-    except (ValueError, TypeError, KeyError, OSError):
-        raise ConfigError(
-            f"log entry {path.name} cannot be read; restore it from a backup, or remove the output "
-            "folder and run the job again."
-        ) from None
+def _check(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,24 +1,25 @@
-"""Step 7: VideoResult → Parquet bytes on disk. The one file that writes Parquet.
+"""Step 7: VideoResult → Arrow tables → Parquet bytes. The one file that reads and writes Parquet.
 
-Promises that a part file is whole or absent: temporary name, fsync, rename, fsync of the folder.
-Ids come from the unit's key, so the same key gives the same ids.
+Ids come from what an answer is named by, so the same question on the same video gives the same ids.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import os
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.entries import Part
 from schemas.events import SCHEMA_VERSION, TABLES, Event, VideoResult
 from schemas.time import pts_to_seconds, seconds_to_clock
+
+Tables = dict[str, pa.Table]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +30,11 @@ class RowContext:
     unit_key: str
     model_id: str
     model_digest: str
+    answer_keys: Mapping[str, str]
+    """What names each (video, question) by content, by query id."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One written file: how the commit log names it."""
-
-    table: str
-    path: str
-    """Relative to the output folder."""
-    rows: int
-    sha256: str
-
-
-def result_tables(result: VideoResult, context: RowContext) -> dict[str, pa.Table]:
+def result_tables(result: VideoResult, context: RowContext) -> Tables:
     """The unit's rows as Arrow tables, by name; a video that failed early has no video row."""
     made = {
         "job_id": context.job_id,
@@ -55,10 +47,16 @@ def result_tables(result: VideoResult, context: RowContext) -> dict[str, pa.Tabl
         "created_at": datetime.now(UTC),
     }
     prompts = dict(result.prompts)
+    seen: Counter[str] = Counter()
     rows: dict[str, list[dict[str, Any]]] = {
         "events": [
-            {**made, **_event_row(event, i, context), "prompt_sha256": prompts[event.query_id]}
-            for i, event in enumerate(result.events)
+            {
+                **made,
+                **_event_row(event),
+                "event_id": event_id(context.answer_keys[event.query_id], event, seen),
+                "prompt_sha256": prompts[event.query_id],
+            }
+            for event in result.events
         ],
         "requests": [
             {**made, **_fields(row), "status": str(row.status)}
@@ -74,18 +72,20 @@ def _fields(row: Any) -> dict[str, Any]:
     return {name: getattr(row, name) for name in row.__slots__}
 
 
-def event_id(unit_key: str, event: Event, position: int) -> str:
-    """Derived from the unit's key and the event's place in it, hex."""
-    name = f"{unit_key}|{event.query_id}|{position}|{event.start_pts}|{event.end_pts}"
+def event_id(answer_key: str, event: Event, seen: Counter[str]) -> str:
+    """Derived from its answer's key and its place among the answer's events, hex; counts in
+    `seen`. Other questions beside it do not matter."""
+    position = seen[event.query_id]
+    seen[event.query_id] += 1
+    name = f"{answer_key}|{position}|{event.start_pts}|{event.end_pts}"
     return hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
-def _event_row(event: Event, position: int, context: RowContext) -> dict[str, Any]:
+def _event_row(event: Event) -> dict[str, Any]:
     base = event.time_base
     start_s, end_s = pts_to_seconds(event.start_pts, base), pts_to_seconds(event.end_pts, base)
     attributes = dict(event.attributes)
     return {
-        "event_id": event_id(context.unit_key, event, position),
         "query_id": event.query_id,
         "kind": attributes.get("kind", event.query_id),
         "label": event.label,
@@ -107,48 +107,32 @@ def _event_row(event: Event, position: int, context: RowContext) -> dict[str, An
     }
 
 
-def write_parts(folder: Path, result: VideoResult, context: RowContext) -> list[Part]:
-    """Write the unit's part files, whole or not at all. Tables without rows get no file."""
-    parts = []
-    for name, table in result_tables(result, context).items():
-        if table.num_rows:
-            parts.append(_write_part(folder, name, table, context.unit_key))
-    return parts
-
-
-def _write_part(folder: Path, name: str, table: pa.Table, unit_key: str) -> Part:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    data = buffer.getvalue()
+def encode_part(name: str, table: pa.Table, unit_key: str) -> tuple[Part, bytes]:
+    """A table as a part file: how the log names it, and its bytes."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    data = sink.getvalue().to_pybytes()
     digest = hashlib.sha256(data).hexdigest()
-    path = f"{name}/{unit_key[:24]}-{digest[:8]}.parquet"
-    write_whole(folder / path, data)
-    return Part(name, path, table.num_rows, digest)
+    path = f"{name}/{unit_key[:24]}-{digest[:16]}.parquet"
+    return Part(name, path, table.num_rows, digest), data
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Put `data` at `path` so that a reader sees all of it or nothing, even after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A leading dot keeps half-written files out of `*.parquet`.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and links inside `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY)
+def part_fault(part: Part, data: bytes) -> str | None:
+    """What is wrong with a part's bytes, if anything."""
+    if hashlib.sha256(data).hexdigest() != part.sha256:
+        return "has other bytes than were written"
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        rows = pq.read_metadata(pa.BufferReader(data)).num_rows
+    except pa.ArrowException:
+        return "has no footer"
+    return None if rows == part.rows else f"holds {rows} rows where the log says {part.rows}"
 
 
-def read_tables(folder: Path, name: str, paths: list[str]) -> pa.Table:
-    """The rows of one table from the named parts, in order; an empty table where there are none."""
-    tables = [pq.ParquetFile(folder / path).read().cast(TABLES[name]) for path in paths]
+def decode_part(part: Part, data: bytes) -> pa.Table:
+    """The rows of a part whose bytes are whole."""
+    return pq.read_table(pa.BufferReader(data)).cast(TABLES[part.table])
+
+
+def join_tables(name: str, tables: list[pa.Table]) -> pa.Table:
+    """The rows of one table from several parts, in order; an empty table where there are none."""
     return pa.concat_tables(tables) if tables else TABLES[name].empty_table()

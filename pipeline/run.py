@@ -4,7 +4,7 @@ outside, so that the same lines run in one process, on a cluster and in a test.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from pipeline.decode import decode_chunk, narrow
 from pipeline.keep import NOT_KEPT, SessionKeeper
@@ -14,7 +14,7 @@ from pipeline.probe import probe
 from pipeline.questions import prompts_sha256
 from pipeline.windows import Window, plan_windows
 from schemas.events import VideoResult, VideoRow
-from schemas.job import JobSpec
+from schemas.job import JobSpec, QuerySpec
 from schemas.media import FrameBatch, StreamIndex, VideoSource
 from schemas.plan import Chunk, FrameGrid, VideoPlan
 from schemas.ports import FilledSession, VideoModel
@@ -33,10 +33,16 @@ def run_video(
     frames: FrameSource,
     progress: Progress = lambda _seconds: None,
     keeper: SessionKeeper = NOT_KEPT,
+    asked: Collection[str] | None = None,
 ) -> VideoResult:
-    """Read one video, mostly in one context, and answer all questions. Raises LongtakeError."""
+    """Read one video, mostly in one context, and answer its questions. Raises LongtakeError.
+
+    `asked` names the queries that are answered; None: all. The others count in the plan, so that a
+    question added later sees the frames that it would have seen among all.
+    """
     index = probe(source, video_id)
     windows = plan_windows(index, job, model.facts, model.counter)
+    queries = [query for query in job.queries if asked is None or query.id in asked]
     answers, num_corrupt = [], 0
     for window in windows:
         keeping = keeper.begin(model, window.plan, index.video_id)
@@ -44,7 +50,7 @@ def run_video(
             keeping.feed(batch)
             progress(_seconds_until(batch, windows[0].plan))
         num_corrupt += keeping.num_corrupt
-        answers.append(answer(keeping.finish(), window, job))
+        answers.append(answer(keeping.finish(), window, queries))
     requests, events = merge_windows(answers, [window.plan for window in windows])
     return VideoResult(
         video_id=index.video_id,
@@ -52,16 +58,17 @@ def run_video(
         video=describe(index, windows, num_corrupt, keeper.notes()),
         requests=requests,
         events=events,
-        prompts=prompts_sha256([window.questions for window in windows]),
+        prompts=prompts_sha256([window.ask(queries) for window in windows]),
+        window_tokens=tuple(window.plan.total_tokens for window in windows),
     )
 
 
-def answer(session: FilledSession, window: Window, job: JobSpec) -> WindowAnswers:
-    """Ask a window everything and read what it says."""
-    replies = session.ask(window.questions)
+def answer(session: FilledSession, window: Window, queries: Sequence[QuerySpec]) -> WindowAnswers:
+    """Ask a window and read what it says."""
+    replies = session.ask(window.ask(queries))
     parsed = [
         parse_reply(reply, query, window.plan)
-        for reply, query in zip(replies, job.queries, strict=True)
+        for reply, query in zip(replies, queries, strict=True)
     ]
     rows, events = tuple(row for row, _ in parsed), (found for _, found in parsed)
     return WindowAnswers(rows, tuple(event for found in events for event in found))

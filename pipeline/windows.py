@@ -17,7 +17,7 @@ from pipeline.plan import context_tokens, plan_video, resolve_limits
 from pipeline.questions import build_questions
 from pipeline.sampling import SamplingLimits, clip_span, sample
 from schemas.errors import ConfigError, InvariantError
-from schemas.job import JobSpec
+from schemas.job import JobSpec, QuerySpec
 from schemas.media import StreamIndex
 from schemas.plan import SamplingPlan, VideoPlan
 from schemas.ports import ModelFacts, PromptCounter, Question
@@ -33,6 +33,12 @@ class Window:
     index: int
     plan: VideoPlan
     questions: tuple[Question, ...]
+    """All of the job's, whether they are asked this time or not."""
+
+    def ask(self, queries: Sequence[QuerySpec]) -> list[Question]:
+        """The questions of some queries, in the queries' order."""
+        by_id = {question.query_id: question for question in self.questions}
+        return [by_id[query.id] for query in queries]
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,10 @@ class VideoResult:
     events: tuple[Event, ...]
     prompts: tuple[tuple[str, str], ...] = ()
     """(query id, SHA-256 of the exact prompt text); empty where no prompt was made."""
+    window_tokens: tuple[int, ...] = ()
+    """Tokens of each window's session, questions included."""
+    work_s: float = 0.0
+    """Seconds that the model worker spent on it."""
 
 
 def _field(name: str, kind: pa.DataType, unit: str = "", *, nullable: bool = False) -> pa.Field:

@@ -9,16 +9,19 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     model_validator,
 )
@@ -27,6 +30,7 @@ from schemas.errors import ConfigError, InputError
 from schemas.time import clock_to_seconds
 
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmM]?)")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)")
 _UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
 
 
@@ -69,7 +73,20 @@ def _check_options(options: tuple[str, ...]) -> tuple[str, ...]:
 
 
 MAX_WINDOWS = 1000
+
+
+def _read_size(value: object) -> object:
+    """`20g` → bytes; numbers pass through."""
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.fullmatch(value.strip())
+    if match is None:
+        raise ValueError(f"{value!r} is not a size; write bytes, 500m or 20g")
+    return int(Fraction(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))
+
+
 Tokens = Annotated[int, BeforeValidator(_read_count), Field(gt=0)]
+Size = Annotated[int, BeforeValidator(_read_size), Field(gt=0)]
 Moment = Annotated[str, BeforeValidator(_read_moment)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
 Option = Annotated[str, BeforeValidator(_read_option), Field(min_length=1, max_length=200)]
@@ -92,26 +109,7 @@ def _read_windows(value: object) -> object:
     raise ValueError(f"{value!r} is no number of windows; write 1 to {MAX_WINDOWS}, or auto")
 
 
-class VideoSpec(_Strict):
-    """One video, file pattern or folder, and optionally the part of it that is meant."""
-
-    uri: str = Field(min_length=1)
-    clip: tuple[Moment, Moment] | None = None
-    """Start and end on the video's own clock, half-open."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> VideoSpec:
-        if self.clip_s is not None and self.clip_s[0] >= self.clip_s[1]:
-            raise ValueError(
-                f"clip {list(self.clip or ())} ends before it starts; write [start, end]"
-            )
-        return self
-
-    @property
-    def clip_s(self) -> tuple[Fraction, Fraction] | None:
-        if self.clip is None:
-            return None
-        return clock_to_seconds(self.clip[0]), clock_to_seconds(self.clip[1])
+Model = TypeVar("Model", bound=_Strict)
 
 
 class QuerySpec(_Strict):
@@ -140,6 +138,51 @@ class QuerySpec(_Strict):
         if taken := {"start", "end"} & set(self.fields):
             raise ValueError(f"field {min(taken)!r} is taken by the span itself; name it otherwise")
         return self
+
+
+def _form_of(value: object) -> str:
+    return "by id" if isinstance(value, str) else "whole"
+
+
+QueryChoice = Annotated[
+    Annotated[Name, Tag("by id")] | Annotated[QuerySpec, Tag("whole")], Discriminator(_form_of)
+]
+"""One question on one video: the id of one of the job's, or a whole one."""
+
+
+class SamplingChange(_Strict):
+    """Sampling settings of one video; what is left out stays as the job says."""
+
+    fps: float | None = Field(None, gt=0, le=240, allow_inf_nan=False)
+    max_frames: int | None = Field(None, ge=1)
+    video_tokens: Tokens | None = None
+    pair_tokens: int | None = Field(None, ge=1)
+
+
+class VideoSpec(_Strict):
+    """One video, file pattern, folder, URL or list of them, and what is special about it."""
+
+    uri: str = Field(min_length=1)
+    """A file, folder, pattern or URL; `.txt`, `.csv` and `.parquet` are lists of them."""
+    clip: tuple[Moment, Moment] | None = None
+    """Start and end on the video's own clock, half-open."""
+    queries: tuple[QueryChoice, ...] | None = None
+    """Questions on this video instead of the job's: ids of the job's, or whole ones."""
+    sampling: SamplingChange = SamplingChange()
+
+    @model_validator(mode="after")
+    def _ordered(self) -> VideoSpec:
+        if self.clip_s is not None and self.clip_s[0] >= self.clip_s[1]:
+            raise ValueError(
+                f"clip {list(self.clip or ())} ends before it starts; write [start, end]"
+            )
+        return self
+
+    @property
+    def clip_s(self) -> tuple[Fraction, Fraction] | None:
+        if self.clip is None:
+            return None
+        return clock_to_seconds(self.clip[0]), clock_to_seconds(self.clip[1])
 
 
 class ModelSpec(_Strict):
@@ -190,6 +233,24 @@ class ClusterSpec(_Strict):
     """Keep whole sessions in `_sessions`, so that questions that come later need no prefill."""
 
 
+class LimitsSpec(_Strict):
+    """What a job may cost; one that would cost more does not start. None: no limit."""
+
+    max_tokens: Tokens | None = None
+    """Tokens of all videos that are left to read, questions included."""
+    max_hours: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Hours of video that are left to read."""
+
+
+class InputsSpec(_Strict):
+    """How videos behind a URL come here."""
+
+    cache: str = Field("~/.cache/longtake/videos", min_length=1)
+    """Folder for the copies; every worker must see it."""
+    max_bytes: Size = 100 * 1024**3
+    """Largest single video that is copied."""
+
+
 class JobSpec(_Strict):
     """A whole batch: videos, queries, model, sampling, output."""
 
@@ -199,6 +260,8 @@ class JobSpec(_Strict):
     model: ModelSpec = ModelSpec()
     sampling: SamplingSpec = SamplingSpec()
     cluster: ClusterSpec = ClusterSpec()
+    limits: LimitsSpec = LimitsSpec()
+    inputs: InputsSpec = InputsSpec()
     output: str = Field("out/longtake", min_length=1)
 
     @model_validator(mode="before")
@@ -214,25 +277,68 @@ class JobSpec(_Strict):
         ids = [query.id for query in self.queries]
         if twice := {i for i in ids if ids.count(i) > 1}:
             raise ValueError(f"query id {min(twice)!r} is used twice; ids name the answers")
+        for video in self.videos:
+            queries_of(video, self.queries)
         return self
+
+
+def queries_of(video: VideoSpec, queries: Sequence[QuerySpec]) -> tuple[QuerySpec, ...]:
+    """The questions on one video: its own where it has some. Raises ValueError: unknown id."""
+    if video.queries is None:
+        return tuple(queries)
+    if not video.queries:
+        raise ValueError(f"{video.uri} has an empty list of queries; name some, or leave it out")
+    known = {query.id: query for query in queries}
+    chosen: dict[str, QuerySpec] = {}
+    for query in video.queries:
+        if isinstance(query, str) and query not in known:
+            near = difflib.get_close_matches(query, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the job has {sorted(known)}"
+            raise ValueError(f"{video.uri} asks for query {query!r}, which is none; {hint}")
+        one = known[query] if isinstance(query, str) else query
+        if one.id in chosen:
+            raise ValueError(f"{video.uri} asks query {one.id!r} twice; ids name the answers")
+        chosen[one.id] = one
+    return tuple(chosen.values())
+
+
+def sampling_of(video: VideoSpec, sampling: SamplingSpec) -> SamplingSpec:
+    """The job's sampling with what one video changes."""
+    changes = video.sampling.model_dump(exclude_none=True)
+    return sampling.model_copy(update=changes)
+
+
+def read_video(data: object, *, where: str) -> VideoSpec:
+    """Validate one row of a list. Raises ConfigError: one sentence per mistake."""
+    return _read(VideoSpec, data, where)
+
+
+def read_limits(data: object, *, where: str) -> LimitsSpec:
+    """Validate limits that come from elsewhere than a job file. Raises ConfigError."""
+    return _read(LimitsSpec, data, where)
+
+
+def _read(model: type[Model], data: object, where: str) -> Model:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        lines = [_sentence(dict(item), where, model) for item in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
 
 
 def read_job(data: object, *, where: str) -> JobSpec:
     """Validate a job. Raises ConfigError: one sentence per mistake, with the nearest known key."""
     if not isinstance(data, dict):
         raise ConfigError(f"{where} holds no job; a job is a mapping with `videos` and `queries`.")
-    try:
-        return JobSpec.model_validate(data)
-    except ValidationError as error:
-        lines = [_sentence(dict(item), where) for item in error.errors()]
-        raise ConfigError("\n".join(lines)) from None
+    return _read(JobSpec, data, where)
 
 
-def _sentence(item: dict[str, Any], where: str) -> str:
-    loc = [str(part) for part in item["loc"]]
+def _sentence(item: dict[str, Any], where: str, root: type[BaseModel]) -> str:
+    # Which of two forms a value was tried as is no part of its path.
+    loc = [str(part) for part in item["loc"] if part not in _FORMS]
     path = ".".join(loc)
     if item["type"] == "extra_forbidden":
-        known = _known_keys(loc[:-1])
+        known = _known_keys(loc[:-1], root)
         near = difflib.get_close_matches(loc[-1], known, n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(sorted(known))}."
         return f"{where}: unknown key `{path}`; {hint}"
@@ -243,17 +349,23 @@ def _sentence(item: dict[str, Any], where: str) -> str:
     return f"{where}: {f'`{path}`: ' if path else ''}{message}{given}."
 
 
-def _known_keys(loc: list[str]) -> list[str]:
-    at: type[BaseModel] = JobSpec
+_FORMS = ("by id", "whole")
+
+
+def _known_keys(loc: list[str], at: type[BaseModel]) -> list[str]:
     inner: dict[str, type[BaseModel]] = {
         "videos": VideoSpec,
         "queries": QuerySpec,
         "model": ModelSpec,
         "sampling": SamplingSpec,
         "cluster": ClusterSpec,
+        "limits": LimitsSpec,
+        "inputs": InputsSpec,
     }
     for part in loc:
         at = inner.get(part, at)
+        if at is VideoSpec:
+            inner = {**inner, "sampling": SamplingChange}
     return list(at.model_fields)
 
 

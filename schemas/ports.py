@@ -200,6 +200,10 @@ class VideoModel(Protocol):
     @property
     def counter(self) -> PromptCounter: ...
 
+    def pair_seconds(self) -> float:
+        """Seconds that one token costs per token before it, in a long context; measured anew."""
+        ...
+
     def begin(self, plan: VideoPlan) -> FillingSession:
         """Reserve the KV cache for `plan`. Raises ResourceError when memory is short."""
         ...

@@ -1,9 +1,24 @@
-"""What made a set of rows: settings, model, versions, commit. Written to OUT/job.json."""
+"""What made a set of rows: settings, model, versions, commit. Written to OUT/job.json.
+
+The job's units are in it, so that `status` and `retry` need nothing else.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class UnitFacts:
+    """One video of a job, as it stood when the run began."""
+
+    uri: str
+    place: str
+    answers: dict[str, str]
+    """What names each answer by content, by query id."""
+    seconds: float
+    """Length of the video by its header where it was still to be read, else 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +40,8 @@ class Provenance:
     library_versions: dict[str, str]
     python: str
     machine: str
+    folder: str
+    """Working folder, where relative paths of the job start."""
+    started_at: str
+    """When the last run began: UTC, ISO 8601."""
+    units: tuple[UnitFacts, ...]

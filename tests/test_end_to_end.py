@@ -14,7 +14,7 @@ import yaml
 from rich.console import Console
 
 from jobs.cli import load_job
-from jobs.manifest import find_sources
+from jobs.manifest import find_videos
 from jobs.session import run_job
 from jobs.show import open_output, read_frame
 from jobs.tools import load_facts
@@ -104,7 +104,7 @@ def test_every_time_was_seen_by_the_second_tool_too(rows: dict[str, pl.DataFrame
 def test_every_time_was_really_sampled(job: JobSpec, rows: dict[str, pl.DataFrame]) -> None:
     facts, counter = load_facts(job.model)
     sampled: dict[str, set[int]] = {}
-    for source in find_sources(job.videos):
+    for source in (wanted.source for wanted in find_videos(job)):
         if source.uri in set(rows["videos"]["video_uri"]):
             index = probe(source, "0" * 64)
             (window,) = plan_windows(index, job, facts, counter)

@@ -22,6 +22,9 @@ class FakeModel:
     facts = FACTS
     counter = Counter()
 
+    def pair_seconds(self) -> float:
+        return 1e-12
+
     def begin(self, plan: VideoPlan) -> FakeFilling:
         return FakeFilling(plan)
 

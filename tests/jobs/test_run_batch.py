@@ -16,6 +16,7 @@ from jobs import session
 from jobs.executor import SerialExecutor
 from jobs.run_batch import BatchSummary
 from jobs.show import open_output, read_frame
+from pipeline.audit import rows_sha256
 from sample_media.generate import HERE
 from schemas.errors import ConfigError
 from schemas.job import read_job
@@ -162,15 +163,35 @@ def test_changed_bytes_and_settings_replace_their_rows(tmp_path: Path) -> None:
     assert len(table(out, "requests")) == 4
 
 
-def test_other_questions_come_beside_and_half_of_them_is_refused(tmp_path: Path) -> None:
+def test_an_added_question_is_the_only_one_that_is_asked(tmp_path: Path) -> None:
     out, videos = tmp_path / "out", [str(HERE / "modern.mp4")]
     run(out, videos, QUERIES[:2])
-    run(out, videos, QUERIES[2:3])
+    before = {row["query_id"]: row for row in table(out, "requests")}
+    summary = run(out, videos, QUERIES[:3])
+    assert sum(summary.statuses.values()) == 1
+    after = {row["query_id"]: row for row in table(out, "requests")}
+    assert set(after) == {"found", "none", "cut"}
+    assert {name: after[name] for name in before} == before
+    assert len(table(out, "videos")) == 1
+    assert run(out, videos, QUERIES[1:2]).num_kept == 1
     assert len(table(out, "requests")) == 3
-    with pytest.raises(ConfigError, match="ask all of them again, or choose another output"):
-        run(out, videos, QUERIES[1:2])
-    run(out, videos, QUERIES)
-    assert len(table(out, "requests")) == 4
+
+
+def test_a_changed_question_leaves_its_neighbours(tmp_path: Path) -> None:
+    out, videos = tmp_path / "out", [str(HERE / "modern.mp4")]
+    run(out, videos, QUERIES[:2])
+    changed = [QUERIES[0], {"id": "none", "find": FOUND.replace("9.0", "20.0")}]
+    assert sum(run(out, videos, changed).statuses.values()) == 1
+    assert statuses(out) == {("modern.mp4", "found"): "found", ("modern.mp4", "none"): "found"}
+
+
+def test_an_added_question_gives_the_rows_of_a_job_that_had_it_all_along(tmp_path: Path) -> None:
+    videos = [str(HERE / "modern.mp4"), str(HERE / "twice.webm")]
+    run(tmp_path / "a", videos, QUERIES[:1])
+    run(tmp_path / "a", videos, QUERIES)
+    run(tmp_path / "b", videos, QUERIES)
+    digests = {rows_sha256(open_output(str(tmp_path / name))) for name in "ab"}
+    assert len(digests) == 1
 
 
 def test_two_clips_of_one_video_stand_beside_each_other(tmp_path: Path) -> None:
@@ -220,8 +241,8 @@ def test_a_pattern_without_a_match_and_an_empty_folder_are_refused(tmp_path: Pat
     (tmp_path / "none").mkdir()
     with pytest.raises(ConfigError, match="is a directory without videos"):
         run(tmp_path / "out", [str(tmp_path / "none")])
-    with pytest.raises(ConfigError, match="is remote"):
-        run(tmp_path / "out", ["https://example.org/a.mp4"])
+    with pytest.raises(ConfigError, match="is of no kind that is read"):
+        run(tmp_path / "out", ["rtsp://example.org/a.mp4"])
 
 
 def test_what_made_the_rows_is_written_down(tmp_path: Path) -> None:

@@ -7,13 +7,37 @@ from typing import Any
 import pytest
 
 from schemas.errors import ConfigError
-from schemas.job import SCHEMA_FILE, json_schema, read_job
+from schemas.job import SCHEMA_FILE, json_schema, queries_of, read_job, sampling_of
 
 GOOD: dict[str, Any] = {"videos": ["a.mp4"], "queries": [{"id": "q", "find": "a cat"}]}
 
 
 def ask(*options: object) -> dict[str, Any]:
     return {"queries": [{"id": "q", "ask": "Which?", "options": list(options)}]}
+
+
+def asked_of_a(*queries: object) -> dict[str, Any]:
+    return {"videos": [{"uri": "a", "queries": list(queries)}]}
+
+
+def test_a_video_may_have_settings_of_its_own() -> None:
+    video = {"uri": "a", "queries": ["r", {"id": "s", "ask": "Why?"}], "sampling": {"fps": 1}}
+    queries = [*GOOD["queries"], {"id": "r", "find": "a dog"}]
+    change = {"videos": [video, "b"], "queries": queries, "sampling": {"max_frames": 9}}
+    job = read_job({**GOOD, **change}, where="t")
+    a, b = job.videos
+    assert [query.id for query in queries_of(a, job.queries)] == ["r", "s"]
+    assert [query.id for query in queries_of(b, job.queries)] == ["q", "r"]
+    assert sampling_of(a, job.sampling).model_dump(exclude_none=True) == {
+        "fps": 1.0,
+        "max_frames": 9,
+    }
+    assert sampling_of(b, job.sampling) == job.sampling
+
+
+@pytest.mark.parametrize(("text", "size"), [("20g", 20 * 1024**3), ("1.5k", 1536), (7, 7)])
+def test_sizes_are_read(text: object, size: int) -> None:
+    assert read_job({**GOOD, "inputs": {"max_bytes": text}}, where="t").inputs.max_bytes == size
 
 
 def test_options_are_kept_in_order() -> None:
@@ -80,7 +104,17 @@ def test_clips_are_exact() -> None:
         ({"videos": [{"uri": "a", "clip": ["x", 2]}]}, "is not a time"),
         ({"videos": []}, "`videos`"),
         ({"queries": [{"id": "1 2", "find": "a"}]}, "`queries.0.id`"),
-        ({"zzz": 1}, "known keys: cluster, model, name, output, queries, sampling, videos"),
+        ({"zzz": 1}, "known keys: cluster, inputs, limits, model, name, output, queries, "),
+        ({"limits": {"max_token": 1}}, "`limits.max_token`; did you mean `max_tokens`?"),
+        ({"inputs": {"max_bytes": "much"}}, "'much' is not a size; write bytes, 500m or 20g"),
+        (asked_of_a(), "a has an empty list of queries"),
+        (asked_of_a("qq"), "asks for query 'qq', which is none; did you mean 'q'?"),
+        (asked_of_a("q", "q"), "a asks query 'q' twice"),
+        (asked_of_a({"id": "z", "fin": "x"}), "`videos.0.queries.0.fin`; did you mean `find`?"),
+        (
+            {"videos": [{"uri": "a", "sampling": {"max_frame": 1}}]},
+            "`videos.0.sampling.max_frame`; did you mean `max_frames`?",
+        ),
     ],
 )
 def test_refusals_are_sentences(change: dict[str, Any], sentence: str) -> None:
