@@ -7,6 +7,7 @@ input or config, 5 resources or cluster missing, 130 interrupted (the same comma
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -30,6 +31,8 @@ from jobs.show import (
     plans_table,
     select_events,
 )
+from jobs.worker import Role, WorkerSettings
+from jobs.worker import serve as serve_worker
 from schemas.errors import ConfigError, LongtakeError
 from schemas.job import JobSpec, read_job
 
@@ -51,6 +54,13 @@ ModelName = Annotated[
 ]
 Fps = Annotated[float | None, typer.Option(help="Frames per second to look at.")]
 Context = Annotated[str | None, typer.Option(help="Longest context, for example 256k.")]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Use the workers of this Dask scheduler."),
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Allow another machine without TLS: trusted networks.")
+]
 
 
 def _err() -> Console:
@@ -86,6 +96,8 @@ def find(
     model: ModelName = "nano",
     fps: Fps = None,
     context: Context = None,
+    scheduler: Scheduler = None,
+    insecure: Insecure = False,
     as_json: Json = False,
 ) -> None:
     """Find when something is visible, in one or many videos.
@@ -94,7 +106,7 @@ def find(
     """
     query = {"id": query_id(text), "find": text}
     job = _short_job(videos, model, fps, context, {"queries": [query], "output": output})
-    summary = _do(job)
+    summary = _do(_on_cluster(job, scheduler, insecure))
     _print_events(output, EventFilter(query=query["id"]), as_json)
     _finish(summary, job)
 
@@ -102,13 +114,15 @@ def find(
 @app.command()
 def run(
     job_file: Annotated[str, typer.Argument(metavar="JOB.yaml", help="The job file.")],
+    scheduler: Scheduler = None,
+    insecure: Insecure = False,
     as_json: Json = False,
 ) -> None:
     """Do a job, or what is left of it.
 
     The same command again finishes what is missing and repeats nothing that is done.
     """
-    job = load_job(job_file)
+    job = _on_cluster(load_job(job_file), scheduler, insecure)
     summary = _do(job)
     if as_json:
         _print(json.dumps(_summary_facts(summary, job)))
@@ -168,6 +182,44 @@ def events(
 
 
 @app.command()
+def worker(
+    address: Annotated[str, typer.Argument(help="The scheduler, for example tcp://10.0.0.5:8786.")],
+    role: Annotated[Role, typer.Option(help="Hold a model, decode, or do both.")] = "both",
+    decoders: Annotated[
+        int, typer.Option(min=1, help="Chunks decoded at once, each in its own process.")
+    ] = 1,
+    threads: Annotated[
+        int, typer.Option(min=0, help="Threads of the model's arithmetic; 0: one a core.")
+    ] = 0,
+    memory_limit: Annotated[
+        str, typer.Option(help="Memory of the worker, for example 16GiB; 0: no limit.")
+    ] = "0",
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name that the scheduler shows.")] = None,
+    insecure: Insecure = False,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for a missing scheduler.")] = 300.0,
+) -> None:
+    """Start a worker for `run --scheduler ADDRESS`; Ctrl-C ends it.
+
+    It comes back by itself when its process dies, or when the scheduler was away for a while.
+
+    Example: longtake worker tcp://127.0.0.1:8786 --role decode --decoders 4
+    """
+    settings = WorkerSettings(
+        address,
+        role,
+        decoders,
+        threads or os.cpu_count() or 1,
+        memory_limit,
+        host,
+        name,
+        insecure,
+        wait,
+    )
+    serve_worker(settings, lambda line: _err().print(line, markup=False, soft_wrap=True))
+
+
+@app.command()
 def doctor(model: ModelName = "nano", as_json: Json = False) -> None:
     """Show what is installed and what would run where."""
     facts = doctor_room.examine(model)
@@ -215,6 +267,16 @@ def _short_job(
         **extra,
     }
     return read_job(data, where="command line")
+
+
+def _on_cluster(job: JobSpec, scheduler: str | None, insecure: bool) -> JobSpec:
+    """What the command line says of the cluster comes before what the job file says."""
+    said: dict[str, Any] = {}
+    if scheduler is not None:
+        said["scheduler"] = scheduler
+    if insecure:
+        said["insecure"] = True
+    return job.model_copy(update={"cluster": job.cluster.model_copy(update=said)})
 
 
 def _print(text: str) -> None:

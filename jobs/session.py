@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 from rich.console import Console
 
-from jobs.dask_executor import DaskExecutor
+from jobs.children import CallLost, Limits, one_child
+from jobs.cluster import EmbeddedCluster, RunningCluster
+from jobs.dask_executor import DaskExecutor, Patience
 from jobs.executor import Executor, Report, SerialExecutor
 from jobs.manifest import Manifest, Unit, build_manifest
 from jobs.progress import BatchProgress
@@ -28,7 +30,7 @@ from pipeline.commit_log import CommitLog
 from pipeline.plan import resolve_limits
 from pipeline.probe import header_seconds
 from pipeline.questions import build_questions
-from schemas.job import JobSpec
+from schemas.job import ClusterSpec, JobSpec
 from schemas.ports import ModelFacts, PromptCounter
 from schemas.time import TimeSpan
 
@@ -77,7 +79,7 @@ def run_job(
             _commit(UnitDone(unit, failed_result(unit, job, unit.problem)), ready, summary)
     readable = tuple(unit for unit in ready.pending if unit.problem is None)
     if readable:
-        executor = start_executor(job)
+        executor = start_executor(ready, console)
         try:
             place = executor.describe()
             console.print(f"Reading {_count(readable)} on {place}.", soft_wrap=True)
@@ -96,16 +98,33 @@ def _count(units: tuple[Unit, ...]) -> str:
     return "1 video" if len(units) == 1 else f"{len(units)} videos"
 
 
-def start_executor(job: JobSpec) -> Executor:
-    """The executor that the job asks for, its model loading on the workers."""
-    maker = model_maker(job.model)
-    if job.cluster.executor == "serial":
+def start_executor(ready: Prepared, console: Console) -> Executor:
+    """The executor that the job asks for, its model loaded on the workers.
+
+    Raises ConfigError or ResourceError where there is no such cluster, or no such model on it.
+    """
+    spec = ready.job.cluster
+    maker = model_maker(ready.job.model, ready.facts.digest)
+    if spec.executor == "serial":
         return SerialExecutor(maker)
     return DaskExecutor(
         maker,
-        model_workers=job.cluster.model_workers,
-        decode_workers=job.cluster.decode_workers,
+        _cluster_of(spec),
+        limits=limits_of(spec),
+        patience=Patience(back_s=spec.wait_s, task_s=spec.unit_limit_s),
+        on_notice=lambda sentence: console.print(sentence, markup=False, soft_wrap=True),
     )
+
+
+def _cluster_of(spec: ClusterSpec) -> EmbeddedCluster | RunningCluster:
+    if spec.scheduler is not None:
+        return RunningCluster(spec.scheduler, insecure=spec.insecure)
+    return EmbeddedCluster(model_workers=spec.model_workers, decode_workers=spec.decode_workers)
+
+
+def limits_of(spec: ClusterSpec) -> Limits:
+    """What a decoder may take."""
+    return Limits(spec.decode_limit_s, spec.decode_memory_mib * 1024**2)
 
 
 def _run_readable(
@@ -116,7 +135,7 @@ def _run_readable(
     console: Console,
     watch: Callable[[Report], None],
 ) -> None:
-    seconds = {unit.key: header_seconds(unit.source) for unit in units}
+    seconds = _seconds_of(units, ready.job.cluster)
     with BatchProgress(console, seconds) as progress:
 
         def on_report(report: Report) -> None:
@@ -126,3 +145,18 @@ def _run_readable(
         for done in run_units(ready.job, units, executor, on_report):
             _commit(done, ready, summary)
             progress.on_end(done.unit.key)
+
+
+def _seconds_of(units: tuple[Unit, ...], spec: ClusterSpec) -> dict[str, float]:
+    """Each unit's seconds by its header, for progress. Even a header may end who reads it."""
+    if spec.executor == "serial":
+        return {unit.key: header_seconds(unit.source) for unit in units}
+    seconds = {}
+    limits = replace(limits_of(spec), attempts=1)
+    with one_child() as child:
+        for unit in units:
+            try:
+                seconds[unit.key] = child.call(header_seconds, unit.source, limits)
+            except CallLost:
+                seconds[unit.key] = 0.0
+    return seconds

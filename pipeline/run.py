@@ -18,6 +18,7 @@ from schemas.media import FrameBatch, StreamIndex, VideoSource
 from schemas.plan import Chunk, FrameGrid, VideoPlan
 from schemas.ports import VideoModel
 
+IndexSource = Callable[[VideoSource, str], StreamIndex]
 FrameSource = Callable[[StreamIndex, VideoPlan], Iterable[FrameBatch]]
 Progress = Callable[[float], None]
 """Told how many seconds of the video are in the KV cache."""
@@ -30,9 +31,10 @@ def run_video(
     model: VideoModel,
     frames: FrameSource,
     progress: Progress = lambda _seconds: None,
+    read_index: IndexSource = probe,
 ) -> VideoResult:
     """Read one video in one context and answer all questions. Raises LongtakeError."""
-    index = probe(source, video_id)
+    index = read_index(source, video_id)
     questions = build_questions(job.queries, clip_span(index))
     plan = plan_job_video(index, job, model.facts, model.counter, questions)
     session = model.begin(plan)
@@ -54,6 +56,11 @@ def run_video(
         events=tuple(event for _, events in parsed for event in events),
         prompts=tuple((question.query_id, prompt_sha256(question)) for question in questions),
     )
+
+
+def probe_piece(piece: tuple[VideoSource, str]) -> StreamIndex:
+    """Probe one video as a piece of work of its own: `(source, video_id)`."""
+    return probe(*piece)
 
 
 def chunk_work(index: StreamIndex, plan: VideoPlan) -> list[tuple[StreamIndex, Chunk, FrameGrid]]:

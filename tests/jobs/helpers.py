@@ -75,7 +75,11 @@ def ahead_task(context: TaskContext, path: str) -> int:
     return most
 
 
-def exit_task(_: TaskContext, number: int) -> int:
+def exit_task(_: TaskContext, item: tuple[int, str]) -> int:
+    """Number 1 leaves a mark and ends its process."""
+    number, path = item
     if number == 1:
+        leave_mark(path)
+        time.sleep(0.1)  # Until it is known that the task has begun.
         os._exit(9)
     return number

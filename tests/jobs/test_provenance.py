@@ -22,4 +22,4 @@ def test_client_and_worker_mean_the_same_model() -> None:
     spec = ModelSpec(context=10_000, yarn=2.5)
     facts, _ = load_facts(spec)
     assert (facts.context_tokens, facts.yarn_factor) == (10_000, 2.5)
-    assert make_model(spec).facts == facts
+    assert make_model(spec, facts.digest).facts == facts
