@@ -95,10 +95,10 @@ class RunningCluster:
         try:
             with dask.config.set({"distributed.comm.retry.count": 3}):
                 return Client(self._address, set_as_default=False, timeout=CONNECT_S)
-        except (OSError, TimeoutError, ImportError) as error:
+        except (OSError, TimeoutError, ImportError):
             raise ResourceError(
-                f"no scheduler answers at {self._address} ({type(error).__name__}); start one with "
-                "`dask scheduler --host HOST --port PORT`, or leave --scheduler out.",
+                f"no scheduler answers at {self._address}; start one with `dask scheduler --host "
+                "HOST --port PORT`, or leave --scheduler out.",
                 reason="no_scheduler",
             ) from None
 

@@ -12,39 +12,21 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from jobs.children import CallLost
-from jobs.executor import Executor, Outcome, Report, TaskContext, TaskOverdue, WorkerLost
+from jobs.executor import Executor, Outcome, Report, TaskContext
 from jobs.manifest import Unit
+from jobs.mishaps import DECODING, loss_error, poison_error
 from pipeline.commit_log import CommitLog, Entry
 from pipeline.parquet import RowContext, write_parts
 from pipeline.run import chunk_work, decode_piece, probe_piece, run_video
-from schemas.errors import ConfigError, InputError, LongtakeError, TransientError
+from schemas.errors import ConfigError, InputError, LongtakeError
 from schemas.events import RequestRow, RequestStatus, VideoResult
 from schemas.job import JobSpec
 from schemas.media import FrameBatch, StreamIndex, VideoSource
 from schemas.plan import VideoPlan
 from schemas.ports import ModelFacts
 
-_PASSING = (
-    "missing_file",
-    "denied",
-    "directory",
-    "not_a_file",
-    "out_of_memory",
-    "worker_died",
-    "decoder_killed",
-)
+_PASSING = ("missing_file", "denied", "directory", "not_a_file", "out_of_memory", "worker_died")
 """Reasons that may be gone at the next run: such units are done again."""
-
-
-_DECODING = (
-    "decode_failed",
-    "no_frame",
-    "decoder_crashed",
-    "decoder_killed",
-    "time_limit",
-    "decode_memory",
-)
-"""Reasons that tell of decoding and not of the file as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +87,7 @@ def run_units(
 def answer_unit(job: JobSpec, context: TaskContext, unit: Unit) -> VideoResult:
     """One unit on a model worker. The per-video border: what is wrong with a video is a row."""
 
-    def index(source: VideoSource, video_id: str) -> StreamIndex:
+    def read_index(source: VideoSource, video_id: str) -> StreamIndex:
         # A probe decodes a frame, so it may end its process as well as any chunk.
         return next(context.stream(probe_piece, [(source, video_id)], 1))
 
@@ -117,35 +99,19 @@ def answer_unit(job: JobSpec, context: TaskContext, unit: Unit) -> VideoResult:
         context.report({"unit": unit.key, "seconds": seconds})
 
     try:
-        return run_video(unit.source, unit.video_id, job, context.tool, frames, progress, index)
+        return run_video(
+            unit.source,
+            unit.video_id,
+            job,
+            context.tool,
+            frames,
+            progress,
+            read_index=read_index,
+        )
     except LongtakeError as error:
         return failed_result(unit, job, error)
     except CallLost as lost:
-        return failed_result(unit, job, poison_error(unit, job, lost))
-
-
-def poison_error(unit: Unit, job: JobSpec, lost: CallLost) -> InputError:
-    """A video that takes its decoder down, as the error of that video alone."""
-    said, reason, advice = {
-        "crashed": ("crashes its decoder", "decoder_crashed", "convert it, or leave it out"),
-        "killed": (
-            "was not decoded: the system killed its decoder",
-            "decoder_killed",
-            "memory may be short; use fewer decode workers and run the same command again",
-        ),
-        "time_limit": (
-            f"keeps its decoder busy for more than {job.cluster.decode_limit_s:g} s a chunk",
-            "time_limit",
-            "convert it, or raise cluster.decode_limit_s and retry it",
-        ),
-        "memory": (
-            f"takes more than {job.cluster.decode_memory_mib} MiB to decode",
-            "decode_memory",
-            "convert it, or raise cluster.decode_memory_mib and retry it",
-        ),
-    }[lost.cause]
-    tries = "once" if lost.attempts == 1 else f"{lost.attempts} times"
-    return InputError(f"{unit.source.uri} {said} (tried {tries}); {advice}.", reason=reason)
+        return failed_result(unit, job, poison_error(unit.source.uri, job.cluster, lost))
 
 
 def failed_result(unit: Unit, job: JobSpec, error: LongtakeError) -> VideoResult:
@@ -160,7 +126,7 @@ def failed_result(unit: Unit, job: JobSpec, error: LongtakeError) -> VideoResult
 
 def _failed_status(error: LongtakeError) -> RequestStatus:
     if isinstance(error, InputError):
-        decoding = error.reason in _DECODING
+        decoding = error.reason in DECODING
         return RequestStatus.DECODE_FAILED if decoding else RequestStatus.INPUT_FAILED
     return RequestStatus.REFUSED if isinstance(error, ConfigError) else RequestStatus.MODEL_FAILED
 
@@ -168,29 +134,7 @@ def _failed_status(error: LongtakeError) -> RequestStatus:
 def _result_of(outcome: Outcome[Unit, VideoResult], job: JobSpec) -> VideoResult:
     if outcome.result is not None:
         return outcome.result
-    return failed_result(outcome.item, job, _lost_error(outcome.item.source.uri, outcome.error))
-
-
-def _lost_error(uri: str, error: BaseException | None) -> LongtakeError:
-    if isinstance(error, LongtakeError):
-        return error
-    if isinstance(error, TaskOverdue):
-        return TransientError(
-            f"{uri} was not finished within {error.limit_s:g} s and its worker was ended; raise "
-            "cluster.unit_limit_s, or choose a clip of it.",
-            reason="unit_time_limit",
-        )
-    if isinstance(error, WorkerLost):
-        return TransientError(
-            f"{uri} was not finished: the worker that held it died (tried {error.attempts} times); "
-            "run the same command again, with fewer workers if memory was short.",
-            reason="worker_died",
-        )
-    return TransientError(
-        f"{uri} was not finished: the model failed on it ({type(error).__name__}); run the same "
-        "command again.",
-        reason="model_failed",
-    )
+    return failed_result(outcome.item, job, loss_error(outcome.item.source.uri, outcome.error))
 
 
 def commit_unit(

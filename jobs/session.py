@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 from rich.console import Console
 
-from jobs.children import CallLost, Limits, one_child
-from jobs.cluster import EmbeddedCluster, RunningCluster
-from jobs.dask_executor import DaskExecutor, Patience
-from jobs.executor import Executor, Report, SerialExecutor
+from jobs.cluster import checked_address
+from jobs.executor import Executor, Report
 from jobs.manifest import Manifest, Unit, build_manifest
 from jobs.progress import BatchProgress
 from jobs.provenance import gather_provenance, job_id, write_provenance
@@ -25,12 +23,12 @@ from jobs.run_batch import (
     pending_units,
     run_units,
 )
-from jobs.tools import load_facts, model_maker
+from jobs.start import read_headers, start_executor
+from jobs.tools import load_facts
 from pipeline.commit_log import CommitLog
 from pipeline.plan import resolve_limits
-from pipeline.probe import header_seconds
 from pipeline.questions import build_questions
-from schemas.job import ClusterSpec, JobSpec
+from schemas.job import JobSpec
 from schemas.ports import ModelFacts, PromptCounter
 from schemas.time import TimeSpan
 
@@ -49,6 +47,8 @@ class Prepared:
 
 def prepare(job: JobSpec) -> Prepared:
     """Check what can be checked before anything is spent. Raises ConfigError or ResourceError."""
+    if job.cluster.scheduler is not None:
+        checked_address(job.cluster.scheduler, insecure=job.cluster.insecure)
     facts, counter = load_facts(job.model)
     # The questions' length does not depend on the video but for the digits of its times.
     hour = TimeSpan(0, 3600, Fraction(1))
@@ -79,7 +79,9 @@ def run_job(
             _commit(UnitDone(unit, failed_result(unit, job, unit.problem)), ready, summary)
     readable = tuple(unit for unit in ready.pending if unit.problem is None)
     if readable:
-        executor = start_executor(ready, console)
+        executor = start_executor(
+            job, ready.facts, lambda line: console.print(line, markup=False, soft_wrap=True)
+        )
         try:
             place = executor.describe()
             console.print(f"Reading {_count(readable)} on {place}.", soft_wrap=True)
@@ -98,35 +100,6 @@ def _count(units: tuple[Unit, ...]) -> str:
     return "1 video" if len(units) == 1 else f"{len(units)} videos"
 
 
-def start_executor(ready: Prepared, console: Console) -> Executor:
-    """The executor that the job asks for, its model loaded on the workers.
-
-    Raises ConfigError or ResourceError where there is no such cluster, or no such model on it.
-    """
-    spec = ready.job.cluster
-    maker = model_maker(ready.job.model, ready.facts.digest)
-    if spec.executor == "serial":
-        return SerialExecutor(maker)
-    return DaskExecutor(
-        maker,
-        _cluster_of(spec),
-        limits=limits_of(spec),
-        patience=Patience(back_s=spec.wait_s, task_s=spec.unit_limit_s),
-        on_notice=lambda sentence: console.print(sentence, markup=False, soft_wrap=True),
-    )
-
-
-def _cluster_of(spec: ClusterSpec) -> EmbeddedCluster | RunningCluster:
-    if spec.scheduler is not None:
-        return RunningCluster(spec.scheduler, insecure=spec.insecure)
-    return EmbeddedCluster(model_workers=spec.model_workers, decode_workers=spec.decode_workers)
-
-
-def limits_of(spec: ClusterSpec) -> Limits:
-    """What a decoder may take."""
-    return Limits(spec.decode_limit_s, spec.decode_memory_mib * 1024**2)
-
-
 def _run_readable(
     ready: Prepared,
     units: tuple[Unit, ...],
@@ -135,7 +108,8 @@ def _run_readable(
     console: Console,
     watch: Callable[[Report], None],
 ) -> None:
-    seconds = _seconds_of(units, ready.job.cluster)
+    found = read_headers([unit.source for unit in units], ready.job.cluster)
+    seconds = {unit.key: length for unit, length in zip(units, found, strict=True)}
     with BatchProgress(console, seconds) as progress:
 
         def on_report(report: Report) -> None:
@@ -145,18 +119,3 @@ def _run_readable(
         for done in run_units(ready.job, units, executor, on_report):
             _commit(done, ready, summary)
             progress.on_end(done.unit.key)
-
-
-def _seconds_of(units: tuple[Unit, ...], spec: ClusterSpec) -> dict[str, float]:
-    """Each unit's seconds by its header, for progress. Even a header may end who reads it."""
-    if spec.executor == "serial":
-        return {unit.key: header_seconds(unit.source) for unit in units}
-    seconds = {}
-    limits = replace(limits_of(spec), attempts=1)
-    with one_child() as child:
-        for unit in units:
-            try:
-                seconds[unit.key] = child.call(header_seconds, unit.source, limits)
-            except CallLost:
-                seconds[unit.key] = 0.0
-    return seconds
