@@ -1,8 +1,8 @@
 """What runs inside a Dask worker: the tool, a running task's context, and its helper calls.
 
 A worker keeps the tool it used last, so that the next job on the same cluster finds it warm. Helper
-calls run in a child process for each thread (`children`); results go from worker to worker, and the
-scheduler sees their names only.
+calls run in child processes (`children`); results go from worker to worker, and the scheduler sees
+their names only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ LOOK_EVERY_S = 1.0
 """How often a task that waits asks whether it is still wanted."""
 BEGUN = "longtake-begun"
 """A report with this key says that a run has begun, for the executor alone."""
-_HERE = threading.local()
+_IDLE: list[Child] = []
+"""Children that no thread uses now; there are never more than calls run at once."""
 _TOOLS: dict[str, Any] = {}
 _TOOLS_LOCK = threading.Lock()
 
@@ -96,13 +97,17 @@ def run_task(task: Task[Item, Result], item: Item, ticket: Ticket, run_id: int) 
 
 
 def run_helper(function: Callable[[Item], Result], item: Item, ticket: Ticket) -> Result:
-    """One helper call on a decode worker, in this thread's child. Raises CallLost."""
+    """One helper call on a decode worker, in a child of it. Raises CallLost."""
     if other := differences(ticket.installation, installation()):
         raise ResourceError(f"a decode worker on {platform.node()} has {other}.")
-    if not hasattr(_HERE, "child"):
-        _HERE.child = Child()
-    child: Child = _HERE.child
-    return child.call(function, item, ticket.limits, _Wanted())
+    try:
+        child = _IDLE.pop()
+    except IndexError:
+        child = Child()
+    try:
+        return child.call(function, item, ticket.limits, _Wanted())
+    finally:
+        _IDLE.append(child)
 
 
 class _Wanted:
