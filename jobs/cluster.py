@@ -23,7 +23,8 @@ from schemas.errors import ConfigError, ResourceError
 MODEL, DECODE = "longtake-model", "longtake-decode"
 """The resources that make a worker what it is: a MODEL unit for its model, a DECODE unit for each
 decoder."""
-CONNECT_S = 10
+_DECODERS_EACH = 4
+"""Most decoders of one worker of the embedded cluster."""
 CONFIG = {
     "logging": {"distributed": "critical"},
     "distributed.scheduler.work-stealing": False,
@@ -46,8 +47,8 @@ class Cluster(Protocol):
     can_return: bool
     """A scheduler that is lost may be found again at the same address."""
 
-    def connect(self) -> Any:
-        """A new client. Raises ResourceError where nobody answers."""
+    def connect(self, within_s: float) -> Any:
+        """A new client. Raises ResourceError where nobody answers in time."""
         ...
 
     def describe(self, client: Any) -> str:
@@ -71,8 +72,8 @@ class EmbeddedCluster:
                 silence_logs=logging.CRITICAL,
             )
 
-    def connect(self) -> Any:
-        return Client(self._cluster, set_as_default=False)
+    def connect(self, within_s: float) -> Any:
+        return Client(self._cluster, set_as_default=False, timeout=within_s)
 
     def describe(self, client: Any) -> str:
         return f"an embedded Dask cluster on this machine, dashboard {client.dashboard_link}"
@@ -91,10 +92,9 @@ class RunningCluster:
         # Lost connections are ours to speak of, in one sentence.
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
 
-    def connect(self) -> Any:
+    def connect(self, within_s: float) -> Any:
         try:
-            with dask.config.set({"distributed.comm.retry.count": 3}):
-                return Client(self._address, set_as_default=False, timeout=CONNECT_S)
+            return Client(self._address, set_as_default=False, timeout=within_s)
         except (OSError, TimeoutError, ImportError):
             raise ResourceError(
                 f"no scheduler answers at {self._address}; start one with `dask scheduler --host "
@@ -153,13 +153,15 @@ def _scheduler_spec() -> dict[str, Any]:
 
 
 def _worker_specs(model_workers: int, decode_workers: int) -> dict[str, Any]:
-    threads = max(1, (os.cpu_count() or 1) // model_workers)
+    maths = max(1, (os.cpu_count() or 1) // model_workers)
+    # Decoders are processes of their own already; a worker only hands on what several make.
+    shares = [min(_DECODERS_EACH, left) for left in range(decode_workers, 0, -_DECODERS_EACH)]
+    workers = [(MODEL, 1, maths)] * model_workers + [(DECODE, share, 1) for share in shares]
     specs = {}
-    for role, count, maths in ((MODEL, model_workers, threads), (DECODE, decode_workers, 1)):
-        for number in range(count):
-            options = nanny_options({role: 1}, maths_threads=maths, memory_limit=0)
-            options |= {"host": "127.0.0.1", "silence_logs": logging.CRITICAL}
-            specs[f"{role.removeprefix('longtake-')}-{number}"] = {"cls": Nanny, "options": options}
+    for number, (role, count, threads) in enumerate(workers):
+        options = nanny_options({role: count}, maths_threads=threads, memory_limit=0)
+        options |= {"host": "127.0.0.1", "silence_logs": logging.CRITICAL}
+        specs[f"{role.removeprefix('longtake-')}-{number}"] = {"cls": Nanny, "options": options}
     return specs
 
 

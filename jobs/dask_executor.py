@@ -28,6 +28,8 @@ from schemas.errors import LongtakeError, ResourceError
 
 PREFLIGHT_S = 30.0
 """Longest wait for a worker of each role before anything starts."""
+CONNECT_S = 10.0
+"""Longest wait for a scheduler to answer, the first time."""
 LOOK_EVERY_S = 0.5
 """How often the client asks which workers there are."""
 _KILL_S = 20
@@ -105,7 +107,7 @@ class DaskExecutor:
         self._begun: set[int] = set()
         """Runs that have begun on their worker, by id."""
         try:
-            self._client = cluster.connect()
+            self._client = cluster.connect(CONNECT_S)
             self._gather_crew(PREFLIGHT_S)
             self._check_refusals()
         except BaseException:
@@ -204,7 +206,7 @@ class DaskExecutor:
         except Exception:  # noqa: BLE001 - the result died with its worker, or is late: look again
             return None
         batch.places.end(run.id)
-        self._drop(batch, [run])
+        batch.futures.pop(run.id).release()
         return Outcome(batch.items[run.number], result, error)
 
     def _worker_died(self, batch: _Batch, run: Run) -> Outcome[Any, Any] | None:
@@ -322,7 +324,8 @@ class DaskExecutor:
             _leave(self._client)
             self._crew = _Crew()
             try:
-                self._client = self._cluster.connect()
+                left_s = max(LOOK_EVERY_S, deadline_s - time.monotonic())
+                self._client = self._cluster.connect(min(CONNECT_S, left_s))
                 self._gather_crew(max(PREFLIGHT_S, deadline_s - time.monotonic()))
             except ResourceError:
                 if not self._cluster.can_return or time.monotonic() > deadline_s:

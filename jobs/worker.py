@@ -132,7 +132,8 @@ async def _await_scheduler(address: str, wait_s: float, stop: asyncio.Event) -> 
     arguments = Security().get_connection_args("worker")
     while not stop.is_set():
         try:
-            comm = await connect(address, timeout=5, **arguments)
+            left_s = max(_LOOK_EVERY_S, deadline_s - time.monotonic())
+            comm = await connect(address, timeout=min(5, left_s), **arguments)
         except (OSError, TimeoutError):
             if time.monotonic() > deadline_s:
                 raise ResourceError(

@@ -170,8 +170,9 @@ class ClusterSpec(_Strict):
     """Address of a running scheduler, whose workers are used; None: an embedded cluster."""
     insecure: bool = False
     """Allow a scheduler on another machine without TLS."""
-    decode_workers: int = Field(1, ge=1, le=64)
-    """Of the embedded cluster, like `model_workers`."""
+    decode_workers: int = Field(2, ge=1, le=64)
+    """Chunks that the embedded cluster decodes at once, each in one thread of a process of its own.
+    """
     model_workers: int = Field(1, ge=1, le=64)
     lookahead_chunks: int = Field(2, ge=1, le=64)
     """Decoded chunks that may wait for the model, per video."""
