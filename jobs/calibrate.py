@@ -13,7 +13,7 @@ from jobs.estimate import Calibration, Point
 from jobs.executor import Executor, TaskContext
 from jobs.manifest import Unit, build_units
 from jobs.run_batch import run_units
-from jobs.session import start_executor
+from jobs.start import start_executor
 from pipeline.probe import probe
 from pipeline.store import Store
 from schemas.errors import ConfigError, LongtakeError
@@ -30,7 +30,7 @@ FILE = "_calibration.json"
 def calibrate(job: JobSpec, facts: ModelFacts) -> Calibration:
     """Read clips of the first videos. Raises ConfigError where none can be read."""
     started = time.monotonic()
-    executor = start_executor(job)
+    executor = start_executor(job, facts, lambda _line: None)
     try:
         start_s = time.monotonic() - started
         points = [point for unit in _clips(job, facts) for point in _read(job, unit, executor)]

@@ -22,6 +22,7 @@ from rich.markup import escape
 from jobs import cli_output
 from jobs import doctor as doctor_room
 from jobs.again import Again, read_where
+from jobs.cli_worker import Insecure, worker
 from jobs.console import Json, err, out, print_line, say
 from jobs.plan_job import plan_job
 from jobs.provenance import job_of, longtake_version, read_provenance
@@ -62,6 +63,10 @@ MaxHours = Annotated[
     float | None, typer.Option(help="Do not start a job that reads more hours of video.")
 ]
 Context = Annotated[str | None, typer.Option(help="Longest context, for example 256k.")]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Use the workers of this Dask scheduler."),
+]
 
 
 def _say_version(wanted: bool) -> None:
@@ -89,6 +94,8 @@ def find(
     context: Context = None,
     max_tokens: MaxTokens = None,
     max_hours: MaxHours = None,
+    scheduler: Scheduler = None,
+    insecure: Insecure = False,
     as_json: Json = False,
 ) -> None:
     """Find when something is visible, in one or many videos.
@@ -98,7 +105,7 @@ def find(
     query = {"id": query_id(text), "find": text}
     job = _short_job(videos, model, fps, context, {"queries": [query], "output": output})
     job = _limited(job, max_tokens, max_hours)
-    summary = _do(job)
+    summary = _do(_on_cluster(job, scheduler, insecure))
     _print_events(output, EventFilter(query=query["id"]), as_json)
     _finish(summary, job)
 
@@ -108,6 +115,8 @@ def run(
     job_file: Annotated[str, typer.Argument(metavar="JOB.yaml", help="The job file.")],
     max_tokens: MaxTokens = None,
     max_hours: MaxHours = None,
+    scheduler: Scheduler = None,
+    insecure: Insecure = False,
     as_json: Json = False,
 ) -> None:
     """Do a job, or what is left of it.
@@ -115,6 +124,7 @@ def run(
     The same command again finishes what is missing and repeats nothing that is done.
     """
     job = _limited(load_job(job_file), max_tokens, max_hours)
+    job = _on_cluster(job, scheduler, insecure)
     summary = _do(job)
     if as_json:
         print_line(json.dumps(_summary_facts(summary, job)))
@@ -174,7 +184,7 @@ def events(
     _print_events(folder, EventFilter(query, video, after, before, min_confidence), as_json)
 
 
-for verb in (cli_output.status, cli_output.verify, cli_output.gc, cli_output.cancel):
+for verb in (cli_output.status, cli_output.verify, cli_output.gc, cli_output.cancel, worker):
     app.command()(verb)
 
 
@@ -260,6 +270,16 @@ def _limited(job: JobSpec, max_tokens: str | None, max_hours: float | None) -> J
     said = {name: value for name, value in given.items() if value is not None}
     limits = read_limits({**job.limits.model_dump(), **said}, where="command line")
     return job.model_copy(update={"limits": limits})
+
+
+def _on_cluster(job: JobSpec, scheduler: str | None, insecure: bool) -> JobSpec:
+    """What the command line says of the cluster comes before what the job file says."""
+    said: dict[str, Any] = {}
+    if scheduler is not None:
+        said["scheduler"] = scheduler
+    if insecure:
+        said["insecure"] = True
+    return job.model_copy(update={"cluster": job.cluster.model_copy(update=said)})
 
 
 def _print_events(folder: str, chosen: EventFilter, as_json: bool) -> None:

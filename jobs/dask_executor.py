@@ -1,142 +1,131 @@
-"""The same executor on an embedded Dask cluster: loopback only, one process per worker.
+"""The same executor on a Dask cluster. The client decides what runs where and how often
+(`placement`); the scheduler only carries it out, so that it may die and come back.
 
 Model workers hold the tool and run tasks; decode workers run the helper calls that tasks stream.
-Results of helper calls go from worker to worker; the scheduler sees their names only.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import os
-import signal
-import threading
+import contextlib
+import hashlib
+import pickle
+import queue
+import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-import dask
-from distributed import (
-    Client,
-    Nanny,
-    Scheduler,
-    SpecCluster,
-    Worker,
-    WorkerPlugin,
-    as_completed,
-    get_client,
-    get_worker,
-)
-
-from jobs.executor import Item, Outcome, Report, Result, Task
+from jobs.children import Limits
+from jobs.cluster import DECODE, MODEL, Cluster
+from jobs.dask_context import BEGUN, Answer, Ticket, get_ready, run_task
+from jobs.executor import Item, Outcome, Report, Result, Task, TaskOverdue, WorkerLost
+from jobs.likeness import installation
+from jobs.placement import Placement, Run
 from schemas.errors import LongtakeError, ResourceError
 
-MODEL, DECODE = "longtake-model", "longtake-decode"
-_TOPIC = "longtake-progress"
-_TOOL = "longtake_tool"
-_CONFIG = {
-    "logging": {"distributed": "critical"},
-    # A task that kills its worker is tried again once elsewhere, then given back as failed.
-    "distributed.scheduler.allowed-failures": 1,
-    "distributed.scheduler.work-stealing": False,
-    "distributed.scheduler.no-workers-timeout": "60s",
-    "distributed.worker.daemon": True,
-    "distributed.comm.retry.count": 3,
-    "distributed.admin.tick.limit": "60s",
-    # Memory is predicted before a session starts; spilling could not free what the model holds.
-    "distributed.worker.memory.target": False,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": False,
-    "distributed.worker.memory.terminate": False,
-}
+PREFLIGHT_S = 30.0
+"""Longest wait for a worker of each role before anything starts."""
+CONNECT_S = 10.0
+"""Longest wait for a scheduler to answer, the first time."""
+LOOK_EVERY_S = 0.5
+"""How often the client asks which workers there are."""
+_KILL_S = 20
+_NOT_THE_TASK = ("KilledWorker", "Unwanted", "FutureCancelledError", "CancelledError")
+"""Errors that tell of the workers around a task and not of the task."""
 
 
-class ToolPlugin(WorkerPlugin):
-    """Builds the tool once on each model worker, in a thread, so that heartbeats go on."""
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long what is missing or slow is waited for, in seconds."""
 
-    name = "longtake-tool"
-
-    def __init__(self, make_tool: Callable[[], Any]) -> None:
-        self._make_tool = make_tool
-
-    async def setup(self, worker: Worker) -> None:
-        if MODEL in worker.state.total_resources:
-            setattr(worker, _TOOL, await asyncio.to_thread(self._make_tool))
+    back_s: float = 120.0
+    """For a scheduler that was lost, and for the last worker of a role."""
+    task_s: float = 86_400.0
+    """For one task, before its worker is killed."""
 
 
-class DaskContext:
-    """A context inside a model worker."""
+@dataclass(slots=True)
+class _Crew:
+    """The workers as the client knows them, by address."""
 
-    def __init__(self, label: str) -> None:
-        self._label = label
-        self._worker = get_worker()
+    ready: dict[str, frozenset[str]] = field(default_factory=dict)
+    """Workers that take work, with their roles."""
+    asked: set[str] = field(default_factory=set)
+    """Workers that were asked to get ready and have not answered."""
+    refused: dict[str, Answer] = field(default_factory=dict)
+    condemned: set[str] = field(default_factory=set)
+    """Workers that are being killed for a task that ran too long."""
+
+    def keep(self, present: set[str]) -> None:
+        """Forget those that are gone."""
+        self.ready = {a: roles for a, roles in self.ready.items() if a in present}
+        self.refused = {a: answer for a, answer in self.refused.items() if a in present}
+        self.asked &= present
+        self.condemned &= present
+
+    def unknown(self, present: set[str]) -> set[str]:
+        return present - set(self.ready) - set(self.refused) - self.asked
+
+    def with_role(self, role: str) -> list[str]:
+        return sorted(a for a, r in self.ready.items() if role in r and a not in self.condemned)
 
     @property
-    def tool(self) -> Any:
-        return getattr(self._worker, _TOOL)
-
-    def stream(
-        self, function: Callable[[Item], Result], items: Sequence[Item], lookahead: int
-    ) -> Iterator[Result]:
-        client = get_client()
-        waiting: deque[Any] = deque()
-        rest = iter(enumerate(items))
-        try:
-            while True:
-                # One more than the look-ahead: the one being read no longer waits.
-                while len(waiting) <= lookahead and (following := next(rest, None)) is not None:
-                    number, item = following
-                    key = f"decode-{self._label}-{number}-{uuid.uuid4().hex[:8]}"
-                    waiting.append(
-                        client.submit(function, item, key=key, pure=False, resources={DECODE: 1})
-                    )
-                if not waiting:
-                    return
-                future = waiting.popleft()
-                result = future.result()
-                future.release()
-                yield result
-        finally:
-            client.cancel(list(waiting))
-
-    def report(self, message: Report) -> None:
-        self._worker.log_event(_TOPIC, message)
-
-
-def _run_task(task: Task[Item, Result], item: Item, label: str) -> Result:
-    return task(DaskContext(label), item)
+    def missing(self) -> list[str]:
+        return [role for role in (MODEL, DECODE) if not self.with_role(role)]
 
 
 class DaskExecutor:
-    """An embedded cluster: scheduler in this process, workers as child processes."""
+    """Tasks on the workers of a cluster, one on each model worker at a time."""
 
     def __init__(
-        self, make_tool: Callable[[], Any], *, model_workers: int, decode_workers: int
+        self,
+        make_tool: Callable[[], Any],
+        cluster: Cluster,
+        *,
+        limits: Limits | None = None,
+        patience: Patience | None = None,
+        on_notice: Callable[[str], None] = lambda _sentence: None,
     ) -> None:
-        with dask.config.set(_CONFIG), _deaf_to_interrupts():
-            self._cluster = _start_cluster(model_workers, decode_workers)
-            self._client = _connect(self._cluster)
+        self._cluster = cluster
+        self._patience = patience or Patience()
+        self._on_notice = on_notice
+        self._ticket = Ticket(
+            tool_name=hashlib.sha256(pickle.dumps(make_tool)).hexdigest(),
+            make_tool=make_tool,
+            installation=installation(),
+            limits=limits or Limits(),
+            topic=f"longtake-{uuid.uuid4().hex}",
+        )
+        self._crew = _Crew()
+        self._news: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        """Things that other threads found out, to be done in the caller's."""
+        self._threads = ThreadPoolExecutor(thread_name_prefix="longtake-ask")
+        self._on_report: Callable[[Report], None] = lambda _report: None
+        self._begun: set[int] = set()
+        """Runs that have begun on their worker, by id."""
         try:
-            self._client.register_plugin(ToolPlugin(make_tool))
-        except LongtakeError:
+            self._client = cluster.connect(CONNECT_S)
+            self._gather_crew(PREFLIGHT_S)
+            self._check_refusals()
+        except BaseException:
             self.close()
             raise
-        except Exception as error:  # noqa: BLE001 - any failure to build the tool ends here
-            self.close()
-            raise ResourceError(
-                f"the model workers could not load the model ({type(error).__name__}: {error}); "
-                "run `longtake doctor` to see what this machine has."
-            ) from None
 
     @property
     def client(self) -> Any:
         return self._client
 
     def describe(self) -> str:
-        link = self._client.dashboard_link
-        return f"an embedded Dask cluster on this machine, dashboard {link}"
+        return self._cluster.describe(self._client)
+
+    def close(self) -> None:
+        if (client := getattr(self, "_client", None)) is not None:
+            _leave(client)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._cluster.close()
 
     def run(
         self,
@@ -144,86 +133,231 @@ class DaskExecutor:
         items: Sequence[Item],
         on_report: Callable[[Report], None],
     ) -> Iterator[Outcome[Item, Result]]:
-        self._client.subscribe_topic(_TOPIC, lambda event: on_report(event[1]))
-        futures = {
-            self._client.submit(
-                _run_task,
-                task,
-                item,
-                str(number),
-                key=f"task-{number}-{uuid.uuid4().hex[:8]}",
+        self._on_report = on_report
+        self._listen()
+        batch = _Batch(task, items, Placement(len(items)))
+        next_look_s = 0.0
+        try:
+            while not batch.places.is_done:
+                if time.monotonic() >= next_look_s:
+                    yield from self._look(batch)
+                    next_look_s = time.monotonic() + LOOK_EVERY_S
+                self._start(batch)
+                ended = self._wait_for_news(batch, next_look_s)
+                # The next task is on its way before the caller writes down this one's rows.
+                self._start(batch)
+                yield from ended
+        finally:
+            self._drop(batch, batch.places.running)
+
+    def _listen(self) -> None:
+        self._client.subscribe_topic(self._ticket.topic, self._on_event)
+
+    def _on_event(self, event: tuple[float, Report]) -> None:
+        _, report = event
+        if BEGUN in report:
+            self._begun.add(report[BEGUN])
+        else:
+            self._on_report(report)
+
+    def _start(self, batch: _Batch) -> None:
+        for run in batch.places.start(self._crew.with_role(MODEL), time.monotonic()):
+            future = self._client.submit(
+                run_task,
+                batch.task,
+                batch.items[run.number],
+                replace(self._ticket, decoders=tuple(self._crew.with_role(DECODE))),
+                run.id,
+                key=f"longtake-task-{uuid.uuid4().hex}",
                 pure=False,
+                # To this worker and no other: a scheduler would try it elsewhere without telling.
+                workers=[run.worker],
+                allow_other_workers=False,
                 resources={MODEL: 1},
-            ): item
-            for number, item in enumerate(items)
-        }
-        for future in as_completed(list(futures), loop=self._client.loop):
-            error = future.exception()
-            result = future.result() if error is None else None
-            future.release()
-            yield Outcome(futures[future], result, error)
+            )
+            batch.futures[run.id] = future
+            future.add_done_callback(partial(self._on_done, batch, run))
 
-    def close(self) -> None:
-        self._client.close()
-        self._cluster.close()
+    def _on_done(self, batch: _Batch, run: Run, _future: Any) -> None:
+        self._news.put(lambda: batch.ended.append(run))
+
+    def _wait_for_news(self, batch: _Batch, until_s: float) -> list[Outcome[Any, Any]]:
+        with contextlib.suppress(queue.Empty):
+            self._news.get(timeout=max(0.0, until_s - time.monotonic()))()
+            while True:
+                self._news.get_nowait()()
+        outcomes = []
+        while batch.ended:
+            run = batch.ended.pop()
+            if run.id in batch.futures and (outcome := self._collect(batch, run)):
+                outcomes.append(outcome)
+        return outcomes
+
+    def _collect(self, batch: _Batch, run: Run) -> Outcome[Any, Any] | None:
+        """A finished run's outcome; None where it is tried again or its end is not known yet."""
+        future = batch.futures[run.id]
+        if future.status not in ("finished", "error"):
+            return None  # Its worker or the scheduler is gone; the next look tells which.
+        error = future.exception() if future.status == "error" else None
+        if type(error).__name__ in _NOT_THE_TASK:
+            return self._worker_died(batch, run)
+        try:
+            result = None if error is not None else future.result(timeout=LOOK_EVERY_S)
+        except Exception:  # noqa: BLE001 - the result died with its worker, or is late: look again
+            return None
+        batch.places.end(run.id)
+        batch.futures.pop(run.id).release()
+        return Outcome(batch.items[run.number], result, error)
+
+    def _worker_died(self, batch: _Batch, run: Run) -> Outcome[Any, Any] | None:
+        self._drop(batch, [run])
+        if batch.places.worker_died(run, had_begun=run.id in self._begun):
+            return None
+        return Outcome(batch.items[run.number], None, WorkerLost(run.attempt))
+
+    def _drop(self, batch: _Batch, runs: Sequence[Run]) -> None:
+        """Let the cluster forget what is no longer waited for."""
+        futures = [batch.futures.pop(run.id) for run in runs if run.id in batch.futures]
+        if futures and self._client.status == "running":
+            self._client.cancel(futures)
+
+    def _look(self, batch: _Batch) -> Iterator[Outcome[Any, Any]]:
+        """See who is there; take back, give up or kill what must be."""
+        lost = any(future.cancelled() for future in batch.futures.values())
+        if lost or not self._see_crew():
+            self._come_back(batch)
+        for run in batch.places.lost(set(self._crew.ready)):
+            if outcome := self._worker_died(batch, run):
+                yield outcome
+        for run in batch.places.overdue(time.monotonic(), self._patience.task_s):
+            batch.places.end(run.id)
+            self._drop(batch, [run])
+            self._kill(run.worker)
+            yield Outcome(batch.items[run.number], None, TaskOverdue(self._patience.task_s))
+        # Callbacks come once; a result that was lost and made again has no other way to say so.
+        batch.ended += [r for r in batch.places.running if batch.futures[r.id].done()]
+        self._check_crew()
+
+    def _check_crew(self) -> None:
+        """Raises ResourceError where a role has had no worker for too long."""
+        now_s = time.monotonic()
+        if self._crew.asked or not self._crew.missing:
+            self._whole_s = now_s
+        elif now_s - self._whole_s > self._patience.back_s:
+            raise _missing_roles(self._crew.missing, self._patience.back_s)
+
+    def _see_crew(self) -> bool:
+        """Bring the crew up to date and greet newcomers. False: the scheduler is lost."""
+        if self._client.status != "running":
+            return False
+        try:
+            present = set(self._client.scheduler_info(n_workers=-1)["workers"])
+        except (OSError, TimeoutError, ValueError):
+            return False
+        if self._client.status != "running":
+            return False
+        self._crew.keep(present)
+        for worker in self._crew.unknown(present):
+            self._crew.asked.add(worker)
+            self._threads.submit(self._ask, self._client, worker)
+        return True
+
+    def _ask(self, client: Any, worker: str) -> None:
+        """In a thread: a model may take minutes to load."""
+        try:
+            answer = client.run(get_ready, self._ticket, workers=[worker])[worker]
+        except Exception as error:  # noqa: BLE001 - it died on the way, or cannot even read the call
+            answer = Answer(
+                frozenset(),
+                f"the worker {worker} did not understand what it was asked "
+                f"({type(error).__name__}); start it with `longtake worker` of this version.",
+            )
+        self._news.put(lambda: self._hear(worker, answer))
+
+    def _hear(self, worker: str, answer: Answer) -> None:
+        self._crew.asked.discard(worker)
+        if answer.problem:
+            self._crew.refused[worker] = answer
+            self._on_notice(answer.problem)
+        else:
+            self._crew.ready[worker] = answer.roles
+
+    def _kill(self, worker: str) -> None:
+        """End a worker's process, whatever it is doing; its nanny starts another."""
+        self._crew.condemned.add(worker)
+        self._threads.submit(
+            self._client.restart_workers, [worker], timeout=_KILL_S, raise_for_error=False
+        )
+
+    def _gather_crew(self, within_s: float) -> None:
+        """Wait until there is a worker of each role, and every one there has answered.
+
+        Raises ResourceError where some role has none in time.
+        """
+        deadline_s = time.monotonic() + within_s
+        while self._see_crew():
+            with contextlib.suppress(queue.Empty):
+                self._news.get(timeout=0.1)()
+            if self._crew.asked:
+                continue
+            if not self._crew.missing:
+                break
+            if self._crew.refused or time.monotonic() > deadline_s:
+                self._check_refusals()
+                raise _missing_roles(self._crew.missing, within_s)
+        self._whole_s = time.monotonic()
+
+    def _check_refusals(self) -> None:
+        """Before the start every worker must be alike; later ones are only left out."""
+        for answer in self._crew.refused.values():
+            if answer.error is not None:
+                raise answer.error
+            raise ResourceError(answer.problem, reason="unlike_worker")
+
+    def _come_back(self, batch: _Batch) -> None:
+        """The scheduler is lost: find it again, and give every running item to a worker anew."""
+        batch.places.take_back_all()
+        batch.futures.clear()
+        self._on_notice("The scheduler is lost; waiting for it to come back.")
+        deadline_s = time.monotonic() + self._patience.back_s
+        while True:
+            _leave(self._client)
+            self._crew = _Crew()
+            try:
+                left_s = max(LOOK_EVERY_S, deadline_s - time.monotonic())
+                self._client = self._cluster.connect(min(CONNECT_S, left_s))
+                self._gather_crew(max(PREFLIGHT_S, deadline_s - time.monotonic()))
+            except ResourceError:
+                if not self._cluster.can_return or time.monotonic() > deadline_s:
+                    raise
+                time.sleep(LOOK_EVERY_S)
+            else:
+                break
+        self._listen()
 
 
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal; children born in here leave it to this one."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+@dataclass(slots=True)
+class _Batch:
+    """One call of `run`."""
+
+    task: Task[Any, Any]
+    items: Sequence[Any]
+    places: Placement
+    futures: dict[int, Any] = field(default_factory=dict)
+    """By run id."""
+    ended: list[Run] = field(default_factory=list)
 
 
-def _start_cluster(model_workers: int, decode_workers: int) -> Any:
-    return SpecCluster(
-        scheduler=_scheduler_spec(),
-        workers=_worker_specs(model_workers, decode_workers),
-        name="longtake",
-        silence_logs=logging.CRITICAL,
+def _leave(client: Any) -> None:
+    with contextlib.suppress(OSError, TimeoutError, LongtakeError):
+        client.close(timeout=2)
+
+
+def _missing_roles(roles: list[str], waited_s: float) -> ResourceError:
+    names = " and no ".join(role.removeprefix("longtake-") for role in roles)
+    flag = "both" if len(roles) == 2 else roles[0].removeprefix("longtake-")
+    return ResourceError(
+        f"the cluster has no {names} worker, after {waited_s:.0f} s of waiting; start one with "
+        f"`longtake worker ADDRESS --role {flag}`.",
+        reason="no_worker",
     )
-
-
-def _connect(cluster: Any) -> Any:
-    return Client(cluster, set_as_default=False)
-
-
-def _scheduler_spec() -> dict[str, Any]:
-    options = {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}
-    return {"cls": Scheduler, "options": options}
-
-
-def _worker_specs(model_workers: int, decode_workers: int) -> dict[str, Any]:
-    cores = os.cpu_count() or 1
-    model_threads = max(1, cores // model_workers)
-    specs = {}
-    for role, count, threads in (
-        (MODEL, model_workers, model_threads),
-        (DECODE, decode_workers, 1),
-    ):
-        for number in range(count):
-            specs[f"{role.removeprefix('longtake-')}-{number}"] = {
-                "cls": Nanny,
-                "options": {
-                    "nthreads": 1,
-                    "resources": {role: 1},
-                    "host": "127.0.0.1",
-                    "dashboard": False,
-                    "memory_limit": 0,
-                    # The nanny would pin maths to one thread; a model worker wants the cores.
-                    "env": {
-                        "OMP_NUM_THREADS": str(threads),
-                        "MKL_NUM_THREADS": str(threads),
-                        "TQDM_DISABLE": "1",
-                    },
-                    "silence_logs": logging.CRITICAL,
-                    "config": _CONFIG,
-                },
-            }
-    return specs

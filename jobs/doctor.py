@@ -32,7 +32,7 @@ def examine(model: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory": f"{available_bytes() / GIB:.1f} GiB free of {total / GIB:.1f} GiB",
         "devices": torch_devices(),
-        "cluster": f"{cluster.model_workers} model and {cluster.decode_workers} decode worker, "
+        "cluster": f"{cluster.model_workers} model worker and {cluster.decode_workers} decoders, "
         "processes of an embedded Dask cluster on 127.0.0.1",
         "model": _model(model),
     }

@@ -49,6 +49,22 @@ class Outcome(Generic[Item, Result]):
     error: BaseException | None = None
 
 
+class WorkerLost(Exception):  # noqa: N818 - what happened to the task, as `Outcome.error`
+    """The worker died under a task, each time it was tried."""
+
+    def __init__(self, attempts: int) -> None:
+        super().__init__(attempts)
+        self.attempts = attempts
+
+
+class TaskOverdue(Exception):  # noqa: N818
+    """A task ran longer than it may, and its worker was killed for it."""
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(limit_s)
+        self.limit_s = limit_s
+
+
 class Executor(Protocol):
     """Starts tasks and hands back outcomes as they come."""
 

@@ -15,19 +15,21 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from jobs.children import CallLost
 from jobs.executor import Executor, Outcome, Report, TaskContext
 from jobs.manifest import Unit
+from jobs.mishaps import DECODING, loss_error, poison_error
 from jobs.remote import is_url
 from pipeline.commit_log import CommitLog
 from pipeline.entries import Answer, Entry, is_final
 from pipeline.keep import NOT_KEPT, SessionKeeper, drop_sessions
 from pipeline.parquet import RowContext, result_tables
-from pipeline.run import chunk_work, decode_piece, run_video
+from pipeline.run import chunk_work, decode_piece, probe_piece, run_video
 from pipeline.settle import Fresh, adopt, settle
-from schemas.errors import ConfigError, InputError, LongtakeError, TransientError
+from schemas.errors import ConfigError, InputError, LongtakeError
 from schemas.events import RequestRow, RequestStatus, VideoResult
 from schemas.job import JobSpec, QuerySpec
-from schemas.media import FrameBatch, StreamIndex
+from schemas.media import FrameBatch, StreamIndex, VideoSource
 from schemas.plan import VideoPlan
 from schemas.ports import ModelFacts
 
@@ -153,6 +155,10 @@ def answer_unit(
 ) -> VideoResult:
     """One unit on a model worker. The per-video border: what is wrong with a video is a row."""
 
+    def read_index(source: VideoSource, video_id: str) -> StreamIndex:
+        # A probe decodes a frame, so it may end its process as well as any chunk.
+        return next(context.stream(probe_piece, [(source, video_id)], 1))
+
     def frames(index: StreamIndex, plan: VideoPlan, first: int) -> Iterator[FrameBatch]:
         pieces = chunk_work(index, plan, first)
         return context.stream(decode_piece, pieces, job.cluster.lookahead_chunks)
@@ -172,10 +178,13 @@ def answer_unit(
             progress,
             _keeper(job, sessions, unit),
             asked,
+            read_index,
         )
         return replace(result, work_s=time.monotonic() - started)
     except LongtakeError as error:
         return failed_result(unit, error)
+    except CallLost as lost:
+        return failed_result(unit, poison_error(unit.source.uri, job.cluster, lost))
 
 
 def _keeper(job: JobSpec, sessions: Path | None, unit: Unit) -> SessionKeeper:
@@ -206,7 +215,7 @@ def failed_result(unit: Unit, error: LongtakeError) -> VideoResult:
 
 def _failed_status(error: LongtakeError) -> RequestStatus:
     if isinstance(error, InputError):
-        decoding = error.reason in ("decode_failed", "no_frame")
+        decoding = error.reason in DECODING
         return RequestStatus.DECODE_FAILED if decoding else RequestStatus.INPUT_FAILED
     return RequestStatus.REFUSED if isinstance(error, ConfigError) else RequestStatus.MODEL_FAILED
 
@@ -214,13 +223,7 @@ def _failed_status(error: LongtakeError) -> RequestStatus:
 def _result_of(outcome: Outcome[Unit, VideoResult]) -> VideoResult:
     if outcome.result is not None:
         return outcome.result
-    kind = type(outcome.error).__name__
-    error = TransientError(
-        f"{outcome.item.source.uri} was not finished: the worker that held it failed ({kind}); run "
-        "the same command again, with fewer workers if memory was short.",
-        reason="worker_died" if kind == "KilledWorker" else "model_failed",
-    )
-    return failed_result(outcome.item, error)
+    return failed_result(outcome.item, loss_error(outcome.item.source.uri, outcome.error))
 
 
 def commit_unit(

@@ -16,8 +16,8 @@ from typing import Any
 from rich.console import Console
 
 from jobs.clients import Client, sweep
-from jobs.dask_executor import DaskExecutor
-from jobs.executor import Executor, Report, SerialExecutor
+from jobs.cluster import checked_address
+from jobs.executor import Executor, Report
 from jobs.journal import Journal
 from jobs.limits import check_limits
 from jobs.manifest import Unit, build_units
@@ -38,12 +38,12 @@ from jobs.run_batch import (
     move_rows,
     run_units,
 )
-from jobs.tools import load_facts, model_maker
+from jobs.start import read_headers, start_executor
+from jobs.tools import load_facts
 from pipeline.audit import Finding, drop_replaced, mend
 from pipeline.commit_log import CommitLog
 from pipeline.entries import Entry
 from pipeline.plan import resolve_limits
-from pipeline.probe import header_seconds
 from pipeline.questions import build_questions
 from schemas.errors import InputError
 from schemas.job import JobSpec
@@ -76,6 +76,8 @@ def prepare(
     choose: Choose = is_open,
 ) -> Prepared:
     """Check what can be checked before anything is spent. Raises ConfigError or ResourceError."""
+    if job.cluster.scheduler is not None:
+        checked_address(job.cluster.scheduler, insecure=job.cluster.insecure)
     facts, counter = load_facts(job.model)
     # The questions' length does not depend on the video but for the digits of its times.
     hour = TimeSpan(0, 3600, Fraction(1))
@@ -91,7 +93,9 @@ def prepare(
     damaged = {finding.place for finding in damage}
     work = choose_work(units, state.live, damaged, choose)
     work = replace(work, pending=tuple(_fetch(unit, job) for unit in work.pending))
-    seconds = {unit.key: header_seconds(unit.source) for unit in work.pending if not unit.problem}
+    readable = [unit for unit in work.pending if unit.problem is None]
+    lengths = read_headers([unit.source for unit in readable], job.cluster)
+    seconds = {unit.key: length for unit, length in zip(readable, lengths, strict=True)}
     check_limits(job, work.pending, seconds, facts, counter)
     log.store.prepare()
     return Prepared(job, facts, counter, units, log, tuple(damage), work, seconds, state.last)
@@ -257,7 +261,8 @@ class _Run:
 
         def start() -> Executor:
             if not started:
-                started.append(start_executor(self.ready.job))
+                say = partial(self.console.print, markup=False, soft_wrap=True)
+                started.append(start_executor(self.ready.job, self.ready.facts, say))
             return started[0]
 
         try:
@@ -310,15 +315,3 @@ class _Run:
 
 def _count(units: Sequence[object]) -> str:
     return "1 video" if len(units) == 1 else f"{len(units)} videos"
-
-
-def start_executor(job: JobSpec) -> Executor:
-    """The executor that the job asks for, its model loading on the workers."""
-    maker = model_maker(job.model)
-    if job.cluster.executor == "serial":
-        return SerialExecutor(maker)
-    return DaskExecutor(
-        maker,
-        model_workers=job.cluster.model_workers,
-        decode_workers=job.cluster.decode_workers,
-    )

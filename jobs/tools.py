@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import platform
 from collections.abc import Callable
 from functools import partial
 
 from model.facts import load_checkpoint
+from schemas.errors import ResourceError
 from schemas.job import ModelSpec
 from schemas.ports import ModelFacts, PromptCounter, VideoModel
 
@@ -27,8 +29,11 @@ def load_facts(spec: ModelSpec) -> tuple[ModelFacts, PromptCounter]:
     return checkpoint.facts, checkpoint.counter
 
 
-def make_model(spec: ModelSpec) -> VideoModel:
-    """Load the checkpoint that the job names. Raises ConfigError or ResourceError."""
+def make_model(spec: ModelSpec, digest: str) -> VideoModel:
+    """Load the checkpoint that the job names, if it has the digest that the client knows.
+
+    Raises ConfigError or ResourceError.
+    """
     # Seconds of import and hundreds of MiB that the client and the decode workers must not pay.
     engine = importlib.import_module("model.engine")
     model: VideoModel = engine.load_model(
@@ -39,12 +44,17 @@ def make_model(spec: ModelSpec) -> VideoModel:
         yarn=spec.yarn,
         prefill_chunk=spec.prefill_chunk,
     )
+    if model.facts.digest != digest:
+        raise ResourceError(
+            f"{spec.name} on {platform.node()} has the digest {model.facts.digest[:12]} and not "
+            f"{digest[:12]} as here; copy the same files there."
+        )
     return model
 
 
-def model_maker(spec: ModelSpec) -> Callable[[], VideoModel]:
-    """`make_model` with its argument, in a form that goes to another process."""
-    return partial(make_model, spec)
+def model_maker(spec: ModelSpec, digest: str) -> Callable[[], VideoModel]:
+    """`make_model` with its arguments, in a form that goes to another process."""
+    return partial(make_model, spec, digest)
 
 
 def torch_devices() -> list[str]:

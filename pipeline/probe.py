@@ -184,7 +184,8 @@ def _video_stream(
         )
     # Only the codec context obeys this option; on the container it is silently ignored.
     context.options = {"max_pixels": str(MAX_PIXELS)}
-    context.thread_type = "AUTO"
+    # Decoders run side by side, each in its own process; every thread holds frames of its own.
+    context.thread_count = 1
     return stream
 
 

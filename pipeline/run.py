@@ -19,6 +19,7 @@ from schemas.media import FrameBatch, StreamIndex, VideoSource
 from schemas.plan import Chunk, FrameGrid, VideoPlan
 from schemas.ports import FilledSession, VideoModel
 
+IndexSource = Callable[[VideoSource, str], StreamIndex]
 FrameSource = Callable[[StreamIndex, VideoPlan, int], Iterable[FrameBatch]]
 """The frames of a plan's chunks from a number on, in order."""
 Progress = Callable[[float], None]
@@ -34,13 +35,14 @@ def run_video(
     progress: Progress = lambda _seconds: None,
     keeper: SessionKeeper = NOT_KEPT,
     asked: Collection[str] | None = None,
+    read_index: IndexSource = probe,
 ) -> VideoResult:
     """Read one video, mostly in one context, and answer its questions. Raises LongtakeError.
 
     `asked` names the queries that are answered; None: all. The others count in the plan, so that a
     question added later sees the frames that it would have seen among all.
     """
-    index = probe(source, video_id)
+    index = read_index(source, video_id)
     windows = plan_windows(index, job, model.facts, model.counter)
     queries = [query for query in job.queries if asked is None or query.id in asked]
     answers, num_corrupt = [], 0
@@ -77,6 +79,11 @@ def answer(session: FilledSession, window: Window, queries: Sequence[QuerySpec])
 def _seconds_until(batch: FrameBatch, first: VideoPlan) -> float:
     span = first.sampling.span
     return float(batch.frame_pts[-1] * span.time_base - span.start_s)
+
+
+def probe_piece(piece: tuple[VideoSource, str]) -> StreamIndex:
+    """Probe one video as a piece of work of its own: `(source, video_id)`."""
+    return probe(*piece)
 
 
 def chunk_work(

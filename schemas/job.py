@@ -219,10 +219,17 @@ class SamplingSpec(_Strict):
 
 
 class ClusterSpec(_Strict):
-    """Where the work runs: an embedded Dask cluster on this machine, or this process alone."""
+    """Where the work runs: an embedded Dask cluster on this machine, one that runs already, or this
+    process alone."""
 
     executor: Literal["dask", "serial"] = "dask"
-    decode_workers: int = Field(1, ge=1, le=64)
+    scheduler: str | None = Field(None, min_length=1)
+    """Address of a running scheduler, whose workers are used; None: an embedded cluster."""
+    insecure: bool = False
+    """Allow a scheduler on another machine without TLS."""
+    decode_workers: int = Field(2, ge=1, le=64)
+    """Chunks that the embedded cluster decodes at once, each in one thread of a process of its own.
+    """
     model_workers: int = Field(1, ge=1, le=64)
     lookahead_chunks: int = Field(2, ge=1, le=64)
     """Decoded chunks that may wait for the model, per video."""
@@ -231,6 +238,14 @@ class ClusterSpec(_Strict):
     output's `_sessions`, and dropped when the video is done. None: never."""
     keep_sessions: bool = False
     """Keep whole sessions in `_sessions`, so that questions that come later need no prefill."""
+    decode_limit_s: float = Field(600, gt=0, allow_inf_nan=False)
+    """Longest time for the probe, or for one chunk, of a video; its decoder is killed then."""
+    decode_memory_mib: int = Field(4096, ge=256)
+    """Most memory of a decoder; it is killed when it takes more."""
+    unit_limit_s: float = Field(86_400, gt=0, allow_inf_nan=False)
+    """Longest time for one video; the model worker that reads it is killed then."""
+    wait_s: float = Field(120, ge=0, allow_inf_nan=False)
+    """How long a scheduler that was lost, or the last worker of a kind, is waited for."""
 
 
 class LimitsSpec(_Strict):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobs.tools import make_model
+from jobs.tools import load_facts, make_model
 from pipeline.run import chunk_work, decode_piece, run_video
 from sample_media.generate import HERE
 from schemas.events import Event, VideoResult
@@ -35,7 +35,8 @@ def read(model: VideoModel, name: str, windows: int) -> VideoResult:
 
 @pytest.fixture(scope="module")
 def model() -> VideoModel:
-    return make_model(make_job(1).model)
+    spec = make_job(1).model
+    return make_model(spec, load_facts(spec)[0].digest)
 
 
 @pytest.fixture(scope="module")

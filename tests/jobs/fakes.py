@@ -11,7 +11,7 @@ from schemas.errors import ConfigError, InvariantError
 from schemas.media import FrameBatch
 from schemas.plan import VideoPlan
 from schemas.ports import ModelFacts, Question, Reply
-from tests.pipeline.test_plan import Counter
+from tests.counter import Counter
 
 FACTS = ModelFacts("fake", "f" * 64, 32, 4096, 1000, 10, 5, 100)
 

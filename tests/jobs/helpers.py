@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks._poison import hold_interpreter
 from jobs.executor import TaskContext
 from schemas.errors import ConfigError
 
@@ -75,7 +76,20 @@ def ahead_task(context: TaskContext, path: str) -> int:
     return most
 
 
-def exit_task(_: TaskContext, number: int) -> int:
+def exit_task(_: TaskContext, item: tuple[int, str]) -> int:
+    """Number 1 leaves a mark and ends its process."""
+    number, path = item
     if number == 1:
+        leave_mark(path)
+        time.sleep(0.1)  # Until it is known that the task has begun.
         os._exit(9)
+    return number
+
+
+def stuck_task(_: TaskContext, item: tuple[int, str]) -> int:
+    """Number 1 leaves a mark and holds its interpreter for ever."""
+    number, path = item
+    if number == 1:
+        leave_mark(path)
+        hold_interpreter()
     return number

@@ -24,7 +24,7 @@ FOUND = 'say {"events": [{"start": 3.0, "end": 9.0}]}'
 @pytest.fixture
 def fake_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "load_facts", lambda _: (FACTS, Counter()))
-    monkeypatch.setattr(session, "start_executor", lambda _: SerialExecutor(FakeModel))
+    monkeypatch.setattr(session, "start_executor", lambda *_: SerialExecutor(FakeModel))
 
 
 class Said:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,18 @@ import pytest
 from dask.sizeof import sizeof
 from distributed import Scheduler
 
+from jobs.cluster import EmbeddedCluster
 from jobs.dask_executor import DaskExecutor
-from jobs.executor import Executor, SerialExecutor
+from jobs.executor import Executor, SerialExecutor, WorkerLost
 from schemas.errors import ConfigError
 from tests.jobs import helpers
+
+
+def embedded(
+    make_tool: Callable[[], Any], *, model_workers: int = 1, decode_workers: int = 1, **more: Any
+) -> DaskExecutor:
+    cluster = EmbeddedCluster(model_workers=model_workers, decode_workers=decode_workers)
+    return DaskExecutor(make_tool, cluster, **more)
 
 
 @pytest.fixture(scope="module", params=["serial", "dask"])
@@ -24,7 +32,7 @@ def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
     if request.param == "serial":
         made = SerialExecutor(helpers.Tool)
     else:
-        made = DaskExecutor(helpers.Tool, model_workers=1, decode_workers=2)
+        made = embedded(helpers.Tool, decode_workers=2)
     yield made
     made.close()
 
@@ -61,7 +69,7 @@ def test_little_is_made_before_it_is_read(executor: Executor, tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[DaskExecutor]:
-    made = DaskExecutor(helpers.Tool, model_workers=1, decode_workers=1)
+    made = embedded(helpers.Tool)
     yield made
     made.close()
 
@@ -98,17 +106,21 @@ def test_everything_listens_on_loopback_only(cluster: DaskExecutor) -> None:
     assert "http://127.0.0.1:" in cluster.describe()
 
 
-def test_a_task_that_kills_its_worker_stops_no_neighbour() -> None:
-    made = DaskExecutor(helpers.Tool, model_workers=1, decode_workers=1)
+def test_a_task_that_kills_its_worker_is_tried_twice_and_costs_no_neighbour(
+    tmp_path: Path,
+) -> None:
+    marks = tmp_path / "marks"
+    made = embedded(helpers.Tool)
     try:
-        outcomes = {o.item: o for o in made.run(helpers.exit_task, [0, 1, 2], ignore)}
+        items = [(number, str(marks)) for number in range(4)]
+        outcomes = {o.item[0]: o for o in made.run(helpers.exit_task, items, ignore)}
     finally:
         made.close()
-    assert type(outcomes[1].error).__name__ == "KilledWorker"
-    assert {outcomes[0].result, outcomes[2].result} <= {0, 2, None}
-    assert outcomes[0].result == 0 or outcomes[2].result == 2
+    assert isinstance(outcomes[1].error, WorkerLost)
+    assert marks.stat().st_size == outcomes[1].error.attempts == 2
+    assert [outcomes[number].result for number in (0, 2, 3)] == [0, 2, 3]
 
 
 def test_a_tool_that_cannot_be_built_is_our_error() -> None:
     with pytest.raises(ConfigError, match="the model is missing; name another"):
-        DaskExecutor(helpers.broken_tool, model_workers=1, decode_workers=1)
+        embedded(helpers.broken_tool)

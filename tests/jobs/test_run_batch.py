@@ -35,7 +35,7 @@ QUERIES = [
 @pytest.fixture(autouse=True)
 def fake_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "load_facts", lambda _: (FACTS, Counter()))
-    monkeypatch.setattr(session, "start_executor", lambda _: SerialExecutor(FakeModel))
+    monkeypatch.setattr(session, "start_executor", lambda *_: SerialExecutor(FakeModel))
 
 
 def run(

@@ -56,6 +56,7 @@ class Reader:
         progress: Any,
         keeper: Any,
         asked: Collection[str],
+        read_index: Any,
     ) -> VideoResult:
         content = Path(source.path).read_bytes()
         rows, events = [], []
@@ -85,7 +86,7 @@ class Ledger(RuleBasedStateMachine):
         """Places whose live rows were harmed."""
         self._patches = [
             mock.patch.object(run_batch, "run_video", self.reader),
-            mock.patch.object(session, "header_seconds", return_value=8.0),
+            mock.patch.object(session, "read_headers", lambda sources, _: [8.0] * len(sources)),
             # A lease's thread and its files would only cost time here.
             mock.patch.object(session, "Client", NoLease),
         ]

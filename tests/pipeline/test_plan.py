@@ -16,21 +16,8 @@ from schemas.errors import ConfigError, ResourceError
 from schemas.job import JobSpec, read_job
 from schemas.plan import PatchPair, VideoPlan
 from schemas.ports import ModelFacts, Question
+from tests.counter import Counter
 from tests.pipeline.test_sampling import limits, make_index, steady
-
-
-class Counter:
-    """Ten tokens before the video, eight around each pair, twenty per question."""
-
-    def prefix_tokens(self) -> int:
-        return 10
-
-    def pair_tokens(self, text: str, visual_tokens: int) -> int:
-        return len(text.split(".")[0]) + 2 + visual_tokens
-
-    def question_tokens(self, question: Question) -> int:
-        return 20 + question.max_tokens
-
 
 FACTS = ModelFacts("m", "d" * 64, 32, 4096, 1000, 10, 5, 100)
 NARROW = replace(FACTS, int8_kv_bytes_per_token=3, int8_kv_tail_bytes=77)

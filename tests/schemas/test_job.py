@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from schemas.errors import ConfigError
-from schemas.job import SCHEMA_FILE, json_schema, queries_of, read_job, sampling_of
+from schemas.job import (
+    SCHEMA_FILE,
+    SamplingSpec,
+    json_schema,
+    queries_of,
+    read_job,
+    sampling_of,
+)
 
 GOOD: dict[str, Any] = {"videos": ["a.mp4"], "queries": [{"id": "q", "find": "a cat"}]}
 
@@ -28,10 +35,7 @@ def test_a_video_may_have_settings_of_its_own() -> None:
     a, b = job.videos
     assert [query.id for query in queries_of(a, job.queries)] == ["r", "s"]
     assert [query.id for query in queries_of(b, job.queries)] == ["q", "r"]
-    assert sampling_of(a, job.sampling).model_dump(exclude_none=True) == {
-        "fps": 1.0,
-        "max_frames": 9,
-    }
+    assert sampling_of(a, job.sampling) == SamplingSpec(fps=1.0, max_frames=9)
     assert sampling_of(b, job.sampling) == job.sampling
 
 
