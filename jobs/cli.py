@@ -276,7 +276,7 @@ def _on_cluster(job: JobSpec, scheduler: str | None, insecure: bool) -> JobSpec:
     """What the command line says of the cluster comes before what the job file says."""
     said: dict[str, Any] = {}
     if scheduler is not None:
-        said["scheduler"] = scheduler
+        said |= {"scheduler": scheduler, "executor": "dask"}
     if insecure:
         said["insecure"] = True
     return job.model_copy(update={"cluster": job.cluster.model_copy(update=said)})

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distributed import Worker, get_client, get_worker, wait
+from distributed.utils import sync
 
 from jobs.children import Child, Limits, Unwanted
 from jobs.cluster import DECODE, MODEL
@@ -92,7 +93,7 @@ def _tool(ticket: Ticket) -> Any:
 def run_task(task: Task[Item, Result], item: Item, ticket: Ticket, run_id: int) -> Result:
     """One task on a model worker."""
     context = DaskContext(ticket)
-    context.report({BEGUN: run_id})
+    context.report_at_once({BEGUN: run_id})
     return task(context, item)
 
 
@@ -178,6 +179,11 @@ class DaskContext:
             except TimeoutError:
                 continue
         return future.result()
+
+    def report_at_once(self, message: Report) -> None:
+        """Report, and go on when the scheduler has it: what follows may never let go of Python."""
+        scheduler = self._worker.scheduler
+        sync(self._worker.loop, scheduler.log_event, topic=self._ticket.topic, msg=message)
 
     def report(self, message: Report) -> None:
         if not self._is_wanted():

@@ -10,10 +10,10 @@ import contextlib
 import hashlib
 import pickle
 import queue
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -102,10 +102,6 @@ class DaskExecutor:
         self._crew = _Crew()
         self._news: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         """Things that other threads found out, to be done in the caller's."""
-        self._threads = ThreadPoolExecutor(thread_name_prefix="longtake-ask")
-        self._on_report: Callable[[Report], None] = lambda _report: None
-        self._begun: set[int] = set()
-        """Runs that have begun on their worker, by id."""
         try:
             self._client = cluster.connect(CONNECT_S)
             self._gather_crew(PREFLIGHT_S)
@@ -124,7 +120,6 @@ class DaskExecutor:
     def close(self) -> None:
         if (client := getattr(self, "_client", None)) is not None:
             _leave(client)
-        self._threads.shutdown(wait=False, cancel_futures=True)
         self._cluster.close()
 
     def run(
@@ -133,9 +128,8 @@ class DaskExecutor:
         items: Sequence[Item],
         on_report: Callable[[Report], None],
     ) -> Iterator[Outcome[Item, Result]]:
-        self._on_report = on_report
-        self._listen()
-        batch = _Batch(task, items, Placement(len(items)))
+        batch = _Batch(task, items, Placement(len(items)), on_report)
+        self._listen(batch)
         next_look_s = 0.0
         try:
             while not batch.places.is_done:
@@ -150,18 +144,18 @@ class DaskExecutor:
         finally:
             self._drop(batch, batch.places.running)
 
-    def _listen(self) -> None:
-        self._client.subscribe_topic(self._ticket.topic, self._on_event)
+    def _listen(self, batch: _Batch) -> None:
+        def on_event(event: tuple[float, Report]) -> None:
+            _, report = event
+            if BEGUN in report:
+                self._news.put(lambda: batch.places.begin(report[BEGUN], time.monotonic()))
+            else:
+                batch.on_report(report)
 
-    def _on_event(self, event: tuple[float, Report]) -> None:
-        _, report = event
-        if BEGUN in report:
-            self._begun.add(report[BEGUN])
-        else:
-            self._on_report(report)
+        self._client.subscribe_topic(self._ticket.topic, on_event)
 
     def _start(self, batch: _Batch) -> None:
-        for run in batch.places.start(self._crew.with_role(MODEL), time.monotonic()):
+        for run in batch.places.start(self._crew.with_role(MODEL)):
             future = self._client.submit(
                 run_task,
                 batch.task,
@@ -181,11 +175,15 @@ class DaskExecutor:
     def _on_done(self, batch: _Batch, run: Run, _future: Any) -> None:
         self._news.put(lambda: batch.ended.append(run))
 
-    def _wait_for_news(self, batch: _Batch, until_s: float) -> list[Outcome[Any, Any]]:
+    def _hear_news(self, within_s: float) -> None:
+        """Do what other threads found out: wait for the first of it, then take all there is."""
         with contextlib.suppress(queue.Empty):
-            self._news.get(timeout=max(0.0, until_s - time.monotonic()))()
+            self._news.get(timeout=max(0.0, within_s))()
             while True:
                 self._news.get_nowait()()
+
+    def _wait_for_news(self, batch: _Batch, until_s: float) -> list[Outcome[Any, Any]]:
+        self._hear_news(until_s - time.monotonic())
         outcomes = []
         while batch.ended:
             run = batch.ended.pop()
@@ -211,7 +209,7 @@ class DaskExecutor:
 
     def _worker_died(self, batch: _Batch, run: Run) -> Outcome[Any, Any] | None:
         self._drop(batch, [run])
-        if batch.places.worker_died(run, had_begun=run.id in self._begun):
+        if batch.places.worker_died(run):
             return None
         return Outcome(batch.items[run.number], None, WorkerLost(run.attempt))
 
@@ -223,6 +221,7 @@ class DaskExecutor:
 
     def _look(self, batch: _Batch) -> Iterator[Outcome[Any, Any]]:
         """See who is there; take back, give up or kill what must be."""
+        self._hear_news(0)
         lost = any(future.cancelled() for future in batch.futures.values())
         if lost or not self._see_crew():
             self._come_back(batch)
@@ -259,7 +258,7 @@ class DaskExecutor:
         self._crew.keep(present)
         for worker in self._crew.unknown(present):
             self._crew.asked.add(worker)
-            self._threads.submit(self._ask, self._client, worker)
+            _aside(self._ask, self._client, worker)
         return True
 
     def _ask(self, client: Any, worker: str) -> None:
@@ -267,6 +266,7 @@ class DaskExecutor:
         try:
             answer = client.run(get_ready, self._ticket, workers=[worker])[worker]
         except Exception as error:  # noqa: BLE001 - it died on the way, or cannot even read the call
+            time.sleep(LOOK_EVERY_S)  # Until the scheduler knows if it died.
             answer = Answer(
                 frozenset(),
                 f"the worker {worker} did not understand what it was asked "
@@ -275,6 +275,8 @@ class DaskExecutor:
         self._news.put(lambda: self._hear(worker, answer))
 
     def _hear(self, worker: str, answer: Answer) -> None:
+        if worker not in self._crew.asked:
+            return  # It is gone, or the scheduler that knew it is.
         self._crew.asked.discard(worker)
         if answer.problem:
             self._crew.refused[worker] = answer
@@ -285,9 +287,7 @@ class DaskExecutor:
     def _kill(self, worker: str) -> None:
         """End a worker's process, whatever it is doing; its nanny starts another."""
         self._crew.condemned.add(worker)
-        self._threads.submit(
-            self._client.restart_workers, [worker], timeout=_KILL_S, raise_for_error=False
-        )
+        _aside(self._client.restart_workers, [worker], _KILL_S, False)
 
     def _gather_crew(self, within_s: float) -> None:
         """Wait until there is a worker of each role, and every one there has answered.
@@ -296,8 +296,7 @@ class DaskExecutor:
         """
         deadline_s = time.monotonic() + within_s
         while self._see_crew():
-            with contextlib.suppress(queue.Empty):
-                self._news.get(timeout=0.1)()
+            self._hear_news(0.1)
             if self._crew.asked:
                 continue
             if not self._crew.missing:
@@ -333,7 +332,7 @@ class DaskExecutor:
                 time.sleep(LOOK_EVERY_S)
             else:
                 break
-        self._listen()
+        self._listen(batch)
 
 
 @dataclass(slots=True)
@@ -343,9 +342,20 @@ class _Batch:
     task: Task[Any, Any]
     items: Sequence[Any]
     places: Placement
+    on_report: Callable[[Report], None]
     futures: dict[int, Any] = field(default_factory=dict)
     """By run id."""
     ended: list[Run] = field(default_factory=list)
+
+
+def _aside(function: Callable[..., Any], *arguments: Any) -> None:
+    """Call it in a thread that nobody waits for, not even the end of the process."""
+
+    def work() -> None:
+        with contextlib.suppress(OSError, TimeoutError, RuntimeError):
+            function(*arguments)
+
+    threading.Thread(target=work, name="longtake-aside", daemon=True).start()
 
 
 def _leave(client: Any) -> None:

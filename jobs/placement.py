@@ -24,8 +24,6 @@ class Run:
     attempt: int
     had_pass: bool
     """A worker was lost before this item had begun on it: that excuse is used up."""
-    placed_s: float
-    """On the caller's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +41,8 @@ class Placement:
         self._ids = itertools.count()
         self._waiting = deque(_Waiting(number) for number in range(count))
         self._running: dict[int, Run] = {}
+        self._begun_s: dict[int, float] = {}
+        """When the running items that have begun did so, on the caller's clock."""
 
     @property
     def is_done(self) -> bool:
@@ -52,7 +52,7 @@ class Placement:
     def running(self) -> tuple[Run, ...]:
         return tuple(self._running.values())
 
-    def start(self, workers: Collection[str], now_s: float) -> list[Run]:
+    def start(self, workers: Collection[str]) -> list[Run]:
         """Give the next item to each worker that has none."""
         busy = {run.worker for run in self._running.values()}
         started = []
@@ -60,22 +60,29 @@ class Placement:
             if not self._waiting:
                 break
             item = self._waiting.popleft()
-            run = Run(next(self._ids), item.number, worker, item.attempt, item.had_pass, now_s)
+            run = Run(next(self._ids), item.number, worker, item.attempt, item.had_pass)
             self._running[run.id] = run
             started.append(run)
         return started
 
+    def begin(self, run_id: int, now_s: float) -> None:
+        """The worker says that it has begun; it may have been busy with another client's work."""
+        if run_id in self._running:
+            self._begun_s[run_id] = now_s
+
     def end(self, run_id: int) -> Run | None:
         """A run came to its end; None where it was taken back before."""
+        self._begun_s.pop(run_id, None)
         return self._running.pop(run_id, None)
 
-    def worker_died(self, run: Run, *, had_begun: bool) -> bool:
+    def worker_died(self, run: Run) -> bool:
         """Try the item again: last of all where it may be to blame, next where it had not begun.
 
         False: no attempt is left. An item that ends its worker before it can say that it has begun
         looks innocent, so that counts once only.
         """
-        self._running.pop(run.id, None)
+        had_begun = run.id in self._begun_s
+        self.end(run.id)
         if not had_begun and not run.had_pass:
             self._waiting.appendleft(_Waiting(run.number, run.attempt, had_pass=True))
             return True
@@ -89,11 +96,14 @@ class Placement:
         for run in sorted(self._running.values(), key=lambda run: run.id, reverse=True):
             self._waiting.appendleft(_Waiting(run.number, run.attempt, run.had_pass))
         self._running.clear()
+        self._begun_s.clear()
 
     def lost(self, workers: Collection[str]) -> list[Run]:
         """Runs whose worker is not among `workers` any more."""
         return [run for run in self._running.values() if run.worker not in workers]
 
     def overdue(self, now_s: float, limit_s: float) -> list[Run]:
-        """Runs that are older than the limit."""
-        return [run for run in self._running.values() if now_s - run.placed_s > limit_s]
+        """Runs that began longer ago than the limit."""
+        return [
+            self._running[i] for i, begun_s in self._begun_s.items() if now_s - begun_s > limit_s
+        ]

@@ -247,6 +247,12 @@ class ClusterSpec(_Strict):
     wait_s: float = Field(120, ge=0, allow_inf_nan=False)
     """How long a scheduler that was lost, or the last worker of a kind, is waited for."""
 
+    @model_validator(mode="after")
+    def _one_place(self) -> ClusterSpec:
+        if self.executor == "serial" and self.scheduler is not None:
+            raise ValueError("`executor: serial` uses no `scheduler`; leave one of them out")
+        return self
+
 
 class LimitsSpec(_Strict):
     """What a job may cost; one that would cost more does not start. None: no limit."""
