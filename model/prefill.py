@@ -100,13 +100,16 @@ def _run_layer(
     kept: _Rows,
 ) -> Tensor:
     """One decoder layer over (n, hidden); returns the rows that go on."""
-    attention, size, dim = layer.layer.self_attn, layer.kv_size, layer.head_dim
+    attention, dim = layer.layer.self_attn, layer.head_dim
     cos, sin = (table.to(x.device) for table in rope)
     normed = norm(layer.layer.input_layernorm, x)
-    everyone = kept.index is None
-    projected = layer.kvq(normed) if everyone else layer.kv(normed)
-    k = norm(attention.k_norm, _heads(projected[:, :size], dim))
-    k, v = _rotate(k, cos, sin)[0], _heads(projected[:, size : 2 * size], dim)[0]
+    asking: Tensor | None = None
+    if kept.index is None:
+        keys, values, asking = layer.keys_values_queries(normed)
+    else:
+        keys, values = layer.keys_values(normed)
+    k = _rotate(norm(attention.k_norm, _heads(keys, dim)), cos, sin)[0]
+    v = _heads(values, dim)[0]
     at = 0
     for lane in lanes:
         stop = at + len(lane.tokens)
@@ -117,7 +120,7 @@ def _run_layer(
         x, normed, cos, sin = x[index], normed[index], cos[:, index], sin[:, index]
     if len(x) == 0:
         return x
-    asking = projected[:, 2 * size :] if everyone else attention.q_proj(normed)
+    asking = layer.queries(normed) if asking is None else asking
     q = _rotate(norm(attention.q_norm, _heads(asking, dim)), cos, sin)[0]
     views = list(_views(number, lanes, kept))
     x = x + attention.o_proj(attend(q, views, k.shape[0], layer.scaling))
