@@ -233,6 +233,8 @@ class Ledger(RuleBasedStateMachine):
 class NoLease:
     """A client that nobody else looks for."""
 
+    lease = mock.Mock(title="this test")
+
     def __init__(self, *_: Any) -> None: ...
 
     def __enter__(self) -> NoLease:
