@@ -6,10 +6,8 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jobs.manifest import Unit
-from pipeline.entries import Answer
+from jobs.run_batch import Asked
 from schemas.errors import ConfigError
-from schemas.job import QuerySpec
 
 FIELDS = ("reason", "status", "query", "video")
 
@@ -22,12 +20,13 @@ class Again:
     where: tuple[tuple[str, str], ...] = ()
     """(field, value) pairs that must all hold; a video's value is a part of its path."""
 
-    def __call__(self, unit: Unit, query: QuerySpec, answer: Answer | None) -> bool:
+    def __call__(self, asked: Asked) -> bool:
+        answer = asked.answer or asked.standing
         if answer is None or (self.failed_only and answer.is_done):
             return False
-        facts = {"reason": answer.reason, "status": answer.status, "query": query.id}
+        facts = {"reason": answer.reason, "status": answer.status, "query": asked.query.id}
         return all(
-            value in unit.source.uri if field == "video" else facts[field] == value
+            value in asked.unit.source.uri if field == "video" else facts[field] == value
             for field, value in self.where
         )
 

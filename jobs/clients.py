@@ -68,8 +68,8 @@ class Client:
         self._thread = threading.Thread(target=self._live, name="lease", daemon=True)
 
     def __enter__(self) -> Client:
-        self._write()
         self._beat()
+        self._write()
         self._thread.start()
         return self
 

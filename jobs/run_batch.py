@@ -66,20 +66,32 @@ class Work:
     """Units with the questions that are not answered yet, or may be answered better this time."""
     moved: tuple[tuple[Unit, Entry], ...]
     """Units whose answers lie under another place's name, which holds other bytes now, or whose own
-    place has rows of other bytes: their rows are put in place before anything else counts."""
+    place has damaged rows or rows of other bytes: theirs are put in place first."""
     twins: tuple[tuple[str, str], ...]
     """(left out, answered in its place): the same bytes under two paths."""
     num_kept: int
     """Units that are answered in full."""
 
 
-Choose = Callable[[Unit, QuerySpec, Answer | None], bool]
-"""Says whether a question is to be asked, given its committed answer."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One question on one video, and what is committed of it."""
+
+    unit: Unit
+    query: QuerySpec
+    answer: Answer | None
+    """The answer to exactly this question on exactly these bytes."""
+    standing: Answer | None
+    """What the video's place says to it now, be it of other bytes: a file that was missing, say."""
 
 
-def is_open(_unit: Unit, _query: QuerySpec, answer: Answer | None) -> bool:
+Choose = Callable[[Asked], bool]
+"""Says whether a question is to be asked."""
+
+
+def is_open(asked: Asked) -> bool:
     """What `run` asks: what has no answer, or one that may come out better this time."""
-    return answer is None or not answer.final
+    return asked.answer is None or not asked.answer.final
 
 
 def choose_work(
@@ -104,14 +116,23 @@ def choose_work(
             twins.append((unit.source.uri, twin.source.uri))
             continue
         found = {name: given[key] for name, key in keys.items() if key in given}
+        own = sound.get(unit.place)
+        standing = {} if own is None else {answer.query_id: answer for answer in own.answers}
         missing = tuple(
             query
             for query in unit.wanted.queries
-            if choose(unit, query, found[query.id][1] if query.id in found else None)
+            if choose(
+                Asked(
+                    unit,
+                    query,
+                    found[query.id][1] if query.id in found else None,
+                    standing.get(query.id),
+                )
+            )
         )
         if missing:
             pending.append(replace(unit, asked=missing))
-        is_stale = _is_stale(keys, live.get(unit.place))
+        is_stale = unit.place in damaged or _is_stale(keys, live.get(unit.place))
         for entry in {id(entry): entry for entry, _ in found.values()}.values():
             other = at.get(entry.place, unit)
             if entry.place != unit.place and (is_stale or other.key != unit.key):

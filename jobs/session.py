@@ -97,7 +97,7 @@ def prepare(
     lengths = read_headers([unit.source for unit in readable], job.cluster)
     seconds = {unit.key: length for unit, length in zip(readable, lengths, strict=True)}
     check_limits(job, work.pending, seconds, facts, counter)
-    log.store.prepare()
+    log.begin()
     return Prepared(job, facts, counter, units, log, tuple(damage), work, seconds, state.last)
 
 

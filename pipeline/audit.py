@@ -21,6 +21,9 @@ from schemas.events import TABLES
 SAFETY_AGE_S = 3600.0
 """Younger files may be parts of a run that has not committed them yet."""
 
+_DRAFTS = ("", "_log", "_log/clients")
+"""Folders besides the tables' where a killed run may leave half-written files."""
+
 Kind = Literal["lost_entry", "damaged_part", "damaged_job", "orphan"]
 
 
@@ -51,8 +54,8 @@ def audit(log: CommitLog) -> list[Finding]:
     for place, entry in state.live.items():
         findings += _place_faults(log, place, entry)
     findings += _job_faults(log)
-    if not state.last and any(_part_files(log)) and log.store.has("job.json"):
-        findings.append(Finding("lost_entry", "_log", "is empty where a job has written parts"))
+    if log.pointer() is None and (state.last or log.store.has("job.json")):
+        findings.append(Finding("lost_entry", LAST, "is missing or is not what was written"))
     return findings + [
         Finding("orphan", file.path, "is named by no entry that counts")
         for file in leftovers(log, state)
@@ -128,9 +131,8 @@ def drop_replaced(log: CommitLog) -> None:
 def leftovers(log: CommitLog, state: LogState) -> list[Stored]:
     """Files that no entry names: parts of runs that died, and half-written ones."""
     kept = _named(state)
-    return [file for file in _part_files(log) if file.path not in kept] + [
-        file for file in log.store.files("_log") if file.is_draft and file.path != LAST
-    ]
+    drafts = (file for folder in _DRAFTS for file in log.store.files(folder) if file.is_draft)
+    return [*(file for file in _part_files(log) if file.path not in kept), *drafts]
 
 
 def collect(log: CommitLog, older_than_s: float, now_s: float, *, dry_run: bool) -> list[Stored]:

@@ -57,6 +57,12 @@ class CommitLog:
         self._known: dict[int, Entry | None] = {}
         self._is_listed = False
 
+    def begin(self) -> None:
+        """Make the output ready for commits. Raises ConfigError where that is not possible."""
+        self.store.prepare()
+        if self.pointer() is None and not self.store.put_new(LAST, _pointer_bytes(0)):
+            self._remember(self.state().last)
+
     def state(self) -> LogState:
         """The log as it is now; damage is named in it, not raised."""
         self._list_once()
@@ -146,7 +152,7 @@ class CommitLog:
         for file in self.store.files("_log"):
             if file.name.endswith(".json") and file.name[:-5].isdigit():
                 self._read(int(file.name[:-5]))
-        if pointer := self._pointer():
+        if pointer := self.pointer():
             self._known.setdefault(pointer, None)
         self._is_listed = True
 
@@ -162,16 +168,21 @@ class CommitLog:
         return True
 
     def _remember(self, number: int) -> None:
-        text = f"{number:06d}"
-        self.store.put(LAST, f"{text} {_check(text)}\n".encode())
+        self.store.put(LAST, _pointer_bytes(number))
 
-    def _pointer(self) -> int:
-        """The number in `LAST`; 0 where it is missing or damaged."""
+    def pointer(self) -> int | None:
+        """The number in `LAST`; None where it is missing or damaged."""
         try:
-            text, check = self.store.get(LAST).decode().split()
-        except (OSError, ValueError):
-            return 0
-        return int(text) if check == _check(text) and text.isdigit() else 0
+            data = self.store.get(LAST)
+            number = int(data.split()[0])
+        except (OSError, ValueError, IndexError):
+            return None
+        return number if data == _pointer_bytes(number) else None
+
+
+def _pointer_bytes(number: int) -> bytes:
+    text = f"{number:06d}"
+    return f"{text} {_check(text)}\n".encode()
 
 
 def _check(text: str) -> str:

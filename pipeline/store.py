@@ -72,7 +72,8 @@ class Store(Protocol):
     def has(self, path: str) -> bool: ...
 
     def files(self, folder: str) -> list[Stored]:
-        """Files directly in `folder`, sorted by name, drafts too; none where it is missing."""
+        """Files directly in `folder` (empty: the output itself), sorted by name, drafts too; none
+        where it is missing."""
         ...
 
     def delete(self, path: str) -> None:
@@ -140,7 +141,7 @@ class FolderStore:
             try:
                 if entry.is_file():
                     facts = entry.stat()
-                    path = f"{folder}/{entry.name}"
+                    path = f"{folder}/{entry.name}".removeprefix("/")
                     found.append(Stored(path, facts.st_size, facts.st_mtime))
             except FileNotFoundError:
                 continue  # Another client removed it just now.

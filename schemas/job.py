@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -26,87 +23,15 @@ from pydantic import (
     model_validator,
 )
 
-from schemas.errors import ConfigError, InputError
+from schemas.errors import ConfigError
 from schemas.time import clock_to_seconds
+from schemas.values import Moment, Name, Options, Size, Tokens, Windows
 
-_COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmM]?)")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)")
-_UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
-
-
-def _read_count(value: object) -> object:
-    """`256k` → 262144, `1m` → 1048576; numbers pass through."""
-    if not isinstance(value, str):
-        return value
-    match = _COUNT.fullmatch(value.strip())
-    if match is None:
-        raise ValueError(f"{value!r} is not a number of tokens; write 262144, 256k or 1m")
-    return int(Fraction(match[1]) * _UNITS[match[2].lower()])
-
-
-def _read_moment(value: object) -> object:
-    """A time in the job file: seconds or a clock text. Kept as text, exact."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError(f"{value!r} is not a time; write seconds, mm:ss or hh:mm:ss")
-    try:
-        clock_to_seconds(str(value))
-    except InputError as error:
-        raise ValueError(error.message) from None
-    return str(value)
-
-
-def _read_option(value: object) -> object:
-    """One option; YAML makes yes and no, and numbers, something else than text."""
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not a text; put the option in quotes")
-    if not value.strip() or len(value) > 200:
-        raise ValueError("an option has 1 to 200 characters, not all of them blank")
-    return value
-
-
-def _check_options(options: tuple[str, ...]) -> tuple[str, ...]:
-    if not 2 <= len(options) <= 64:
-        raise ValueError(f"{len(options)} options were given; write 2 to 64")
-    if twice := [option for option in options if options.count(option) > 1]:
-        raise ValueError(f"option {twice[0]!r} is given twice; write each once")
-    return options
-
-
-MAX_WINDOWS = 1000
-
-
-def _read_size(value: object) -> object:
-    """`20g` → bytes; numbers pass through."""
-    if not isinstance(value, str):
-        return value
-    match = _SIZE.fullmatch(value.strip())
-    if match is None:
-        raise ValueError(f"{value!r} is not a size; write bytes, 500m or 20g")
-    return int(Fraction(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " "))
-
-
-Tokens = Annotated[int, BeforeValidator(_read_count), Field(gt=0)]
-Size = Annotated[int, BeforeValidator(_read_size), Field(gt=0)]
-Moment = Annotated[str, BeforeValidator(_read_moment)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
-Option = Annotated[str, BeforeValidator(_read_option), Field(min_length=1, max_length=200)]
-Options = Annotated[
-    tuple[Option, ...],
-    AfterValidator(_check_options),
-    Field(json_schema_extra={"minItems": 2, "maxItems": 64, "uniqueItems": True}),
-]
 FieldForm = Literal["string"] | Annotated[list[str], Field(min_length=1)]
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _read_windows(value: object) -> object:
-    """A number of windows, or `auto`."""
-    if value == "auto" or (type(value) is int and 1 <= value <= MAX_WINDOWS):
-        return value
-    raise ValueError(f"{value!r} is no number of windows; write 1 to {MAX_WINDOWS}, or auto")
 
 
 Model = TypeVar("Model", bound=_Strict)
@@ -211,7 +136,7 @@ class SamplingSpec(_Strict):
     """Most tokens of one context's video, timestamps included; None: what the context leaves."""
     pair_tokens: int | None = Field(None, ge=1)
     """Most visual tokens per patch pair."""
-    windows: Annotated[int | Literal["auto"], BeforeValidator(_read_windows)] = 1
+    windows: Windows = 1
     """Contexts that a video is read in, neighbours sharing frames. 1: a single one, and fps and
     frame size shrink to fit it; auto: as many as the asked fps and frame size need."""
     window_overlap_s: float = Field(10.0, ge=0, le=86_400, allow_inf_nan=False)
