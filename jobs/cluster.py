@@ -89,8 +89,7 @@ class RunningCluster:
 
     def __init__(self, address: str, *, insecure: bool = False) -> None:
         self._address = checked_address(address, insecure=insecure)
-        # Lost connections are ours to speak of, in one sentence.
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        quieten()
 
     def connect(self, within_s: float) -> Any:
         try:
@@ -107,6 +106,14 @@ class RunningCluster:
 
     def close(self) -> None:
         """It is not ours."""
+
+
+def quieten() -> None:
+    """Lost connections are ours to speak of, in one sentence and without a traceback."""
+    for name in ("distributed", *logging.root.manager.loggerDict):
+        # Each of the library's loggers has a level of its own.
+        if name.split(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def checked_address(address: str, *, insecure: bool) -> str:
