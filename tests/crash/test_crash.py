@@ -138,7 +138,7 @@ def test_the_job_goes_on_when_the_scheduler_dies_half_way(tmp_path: Path, scene:
 def test_a_scheduler_that_stays_away_ends_the_job_until_it_is_run_again(
     tmp_path: Path, scene: Scene
 ) -> None:
-    play = Play(scene.stage, tmp_path, wait_s=1)
+    play = Play(scene.stage, tmp_path, wait_s=3)
     client = play.start()
     until(lambda: play.committed_at_all())
     scene.stage.end_scheduler()

@@ -15,7 +15,7 @@ from tests.counter import Counter
 from tests.crash.stage import FOUND, draw_videos
 from tests.jobs.fakes import FACTS, FakeModel
 
-CLUSTER = {"decode_limit_s": 2, "decode_memory_mib": 512, "decode_workers": 1}
+CLUSTER = {"decode_limit_s": 3, "decode_memory_mib": 256, "decode_workers": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +41,8 @@ def test_only_the_poison_fails_each_with_its_reason(tmp_path: Path) -> None:
     said = {Path(row["video_uri"]).name.split("_")[0]: row for row in rows}
     assert {kind: said[kind]["reason"] for kind in _poison.REASONS} == _poison.REASONS
     assert {said[kind]["status"] for kind in _poison.REASONS} == {"decode_failed"}
-    assert "takes more than 512 MiB to decode (tried 2 times)" in said["bomb"]["message"]
-    assert "keeps its decoder busy for more than 2 s" in said["loop"]["message"]
+    assert "takes more than 256 MiB to decode (tried 2 times)" in said["bomb"]["message"]
+    assert "keeps its decoder busy for more than 3 s" in said["loop"]["message"]
     assert summary.statuses == {"decode_failed": 3, "found": 3}
     tries = [path.stat().st_size for path in (tmp_path / _poison.TRIES).iterdir()]
     assert tries == [2, 2, 2]
