@@ -10,13 +10,11 @@ from __future__ import annotations
 import ctypes
 import os
 from pathlib import Path
+from typing import Any
 
 from jobs import run_batch
-from jobs.executor import TaskContext
-from jobs.manifest import Unit
 from pipeline.run import decode_piece
 from schemas.events import VideoResult
-from schemas.job import JobSpec
 from schemas.media import FrameBatch, StreamIndex
 from schemas.plan import Chunk, FrameGrid
 
@@ -29,10 +27,10 @@ TRIES = "tries"
 _answer_unit = run_batch.answer_unit
 
 
-def answer_unit(job: JobSpec, context: TaskContext, unit: Unit) -> VideoResult:
+def answer_unit(*arguments: Any) -> VideoResult:
     """The batch's own, over the decoder of this module."""
     run_batch.decode_piece = poisoned_piece  # type: ignore[attr-defined]
-    return _answer_unit(job, context, unit)
+    return _answer_unit(*arguments)
 
 
 def poisoned_piece(piece: Piece) -> FrameBatch:

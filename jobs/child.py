@@ -31,6 +31,7 @@ def serve(handle: int, parent: int) -> None:
     with Connection(handle) as line, contextlib.suppress(EOFError, ConnectionError):
         while True:
             function, item, memory_bytes = line.recv()
+            line.send(("begun", None))
             line.send(_answer(function, item, memory_bytes))
 
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any, Literal, TypeVar
 
@@ -38,6 +38,10 @@ class Limits:
     memory_bytes: int = 4 * 1024**3
     attempts: int = 2
     """Children that a call may lose before it is given up."""
+
+
+START_S = 120.0
+"""Longest time from a call to its beginning: the child's start and its imports."""
 
 
 class CallLost(Exception):  # noqa: N818 - nothing is wrong with the caller
@@ -99,9 +103,11 @@ class Child:
         process, line = self._ready()
         try:
             line.send((function, item, limits.memory_bytes))
-            if cause := self._watch(process, line, limits, is_wanted):
-                return cause, None
-            kind, value = line.recv()
+            # The child says when it has begun: imports are not the call's time.
+            for wall_s in (START_S, limits.wall_s):
+                if cause := self._watch(process, line, replace(limits, wall_s=wall_s), is_wanted):
+                    return cause, None
+                kind, value = line.recv()
         except (EOFError, OSError):
             # Killed from outside, as the system does when memory runs out, or by its own fault.
             return ("killed" if process.wait() == -signal.SIGKILL else "crashed"), None

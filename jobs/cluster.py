@@ -59,15 +59,21 @@ class Cluster(Protocol):
 
 
 class EmbeddedCluster:
-    """A scheduler in this process and a process for each worker, all on 127.0.0.1."""
+    """A scheduler in this process and a process for each worker, all on 127.0.0.1.
+
+    `memory_limit`: of each worker, as Dask reads it; 0: none, because a plan is refused before it
+    takes more than there is.
+    """
 
     can_return = False
 
-    def __init__(self, *, model_workers: int, decode_workers: int) -> None:
+    def __init__(
+        self, *, model_workers: int, decode_workers: int, memory_limit: int | str = 0
+    ) -> None:
         with dask.config.set(CONFIG), _deaf_to_interrupts():
             self._cluster = SpecCluster(
                 scheduler=_scheduler_spec(),
-                workers=_worker_specs(model_workers, decode_workers),
+                workers=_worker_specs(model_workers, decode_workers, memory_limit),
                 name="longtake",
                 silence_logs=logging.CRITICAL,
             )
@@ -89,8 +95,7 @@ class RunningCluster:
 
     def __init__(self, address: str, *, insecure: bool = False) -> None:
         self._address = checked_address(address, insecure=insecure)
-        # Lost connections are ours to speak of, in one sentence.
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        quieten()
 
     def connect(self, within_s: float) -> Any:
         try:
@@ -107,6 +112,14 @@ class RunningCluster:
 
     def close(self) -> None:
         """It is not ours."""
+
+
+def quieten() -> None:
+    """Lost connections are ours to speak of, in one sentence and without a traceback."""
+    for name in ("distributed", *logging.root.manager.loggerDict):
+        # Each of the library's loggers has a level of its own.
+        if name.split(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def checked_address(address: str, *, insecure: bool) -> str:
@@ -152,14 +165,16 @@ def _scheduler_spec() -> dict[str, Any]:
     return {"cls": Scheduler, "options": options}
 
 
-def _worker_specs(model_workers: int, decode_workers: int) -> dict[str, Any]:
+def _worker_specs(
+    model_workers: int, decode_workers: int, memory_limit: int | str
+) -> dict[str, Any]:
     maths = max(1, (os.cpu_count() or 1) // model_workers)
     # Decoders are processes of their own already; a worker only hands on what several make.
     shares = [min(_DECODERS_EACH, left) for left in range(decode_workers, 0, -_DECODERS_EACH)]
     workers = [(MODEL, 1, maths)] * model_workers + [(DECODE, share, 1) for share in shares]
     specs = {}
     for number, (role, count, threads) in enumerate(workers):
-        options = nanny_options({role: count}, maths_threads=threads, memory_limit=0)
+        options = nanny_options({role: count}, maths_threads=threads, memory_limit=memory_limit)
         options |= {"host": "127.0.0.1", "silence_logs": logging.CRITICAL}
         specs[f"{role.removeprefix('longtake-')}-{number}"] = {"cls": Nanny, "options": options}
     return specs

@@ -130,6 +130,7 @@ class DaskExecutor:
     ) -> Iterator[Outcome[Item, Result]]:
         batch = _Batch(task, items, Placement(len(items)), on_report)
         self._listen(batch)
+        self._whole_s = time.monotonic()
         next_look_s = 0.0
         try:
             while not batch.places.is_done:
@@ -250,11 +251,13 @@ class DaskExecutor:
         if self._client.status != "running":
             return False
         try:
-            present = set(self._client.scheduler_info(n_workers=-1)["workers"])
+            # Asked directly: what the client keeps is written over by a refresh that names nobody.
+            known = self._client.sync(self._client.scheduler.identity, n_workers=-1)
         except (OSError, TimeoutError, ValueError):
             return False
         if self._client.status != "running":
             return False
+        present = set(known["workers"])
         self._crew.keep(present)
         for worker in self._crew.unknown(present):
             self._crew.asked.add(worker)

@@ -21,7 +21,15 @@ from distributed.comm.core import connect
 from distributed.core import Status
 from distributed.security import Security
 
-from jobs.cluster import CONFIG, DECODE, MODEL, checked_address, is_loopback, nanny_options
+from jobs.cluster import (
+    CONFIG,
+    DECODE,
+    MODEL,
+    checked_address,
+    is_loopback,
+    nanny_options,
+    quieten,
+)
 from schemas.errors import ConfigError, ResourceError
 
 Role = Literal["model", "decode", "both"]
@@ -53,7 +61,7 @@ def serve(settings: WorkerSettings, say: Callable[[str], None]) -> None:
 
     Raises ConfigError on an unsafe address, ResourceError when no scheduler comes in time.
     """
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    quieten()
     address = checked_address(settings.address, insecure=settings.insecure)
     host = _listen_host(settings, address)
     with dask.config.set(CONFIG):

@@ -53,6 +53,6 @@ def test_every_command_is_in_the_readme() -> None:
         cwd=ROOT,
     ).stdout
     readme = (ROOT / "README.md").read_text()
-    for name in (*VERBS, "find", "run", "plan", "events", "doctor"):
+    for name in (*VERBS, "find", "run", "plan", "events", "doctor", "worker"):
         assert name in listed
         assert f"longtake {name}" in readme

@@ -117,8 +117,14 @@ class Stage:
         return [child for worker in workers for child in _children(worker.pid, "jobs.child")]
 
     def kill_scheduler(self, _rng: random.Random) -> None:
+        self.end_scheduler()
+        self.bring_back_scheduler()
+
+    def end_scheduler(self) -> None:
         self._scheduler.kill()
         self._scheduler.wait()
+
+    def bring_back_scheduler(self) -> None:
         self._scheduler = self._start_scheduler()
 
     def kill_nanny(self, rng: random.Random) -> None:
@@ -153,7 +159,9 @@ def _kill(processes: list[psutil.Process]) -> None:
 class Play:
     """One job in a folder of its own, whose client may be started, killed and started again."""
 
-    def __init__(self, stage: Stage, folder: Path, fps: float = 2.0) -> None:
+    def __init__(
+        self, stage: Stage, folder: Path, fps: float = 2.0, wait_s: float = PATIENCE_S
+    ) -> None:
         self.stage, self.folder = stage, folder
         folder.mkdir(parents=True, exist_ok=True)
         self.marks, self.log = folder / "marks", folder / "client.log"
@@ -163,6 +171,7 @@ class Play:
             "queries": [{"id": "found", "find": FOUND}, {"id": "none", "find": "nothing"}],
             "sampling": {"fps": fps},
             "model": {"prefill_chunk": 64},
+            "cluster": {"wait_s": wait_s},
             # Relative, so that rows are the same in every folder.
             "output": "out",
         }
@@ -196,6 +205,9 @@ class Play:
         ours = videos.filter(videos["job_id"] == job_id)
         # Ticks as the marks count them: the files run at a constant 1/16384 s.
         return {str(round(end * 16384)) for end in ours["end_s"]}
+
+    def committed_at_all(self) -> bool:
+        return any((self.folder / "out" / "_log").glob("[0-9]*.json"))
 
     def rows(self) -> dict[str, list[dict[str, Any]]]:
         """All rows that count, without the time they were made."""

@@ -124,6 +124,34 @@ def test_the_same_rows_whatever_dies(tmp_path: Path, scene: Scene, what: str, nu
     play_once(tmp_path, scene, what, number)
 
 
+def test_the_job_goes_on_when_the_scheduler_dies_half_way(tmp_path: Path, scene: Scene) -> None:
+    play = Play(scene.stage, tmp_path)
+    client = play.start()
+    until(lambda: len(play.committed(scene.job_id)) >= NUM_VIDEOS // 2)
+    scene.stage.kill_scheduler(random.Random())
+    assert play.finish(client) == 0, play.said()
+    assert "The scheduler is lost" in play.said()
+    assert play.begun().total() - NUM_VIDEOS <= NUM_WORKERS
+    check_rows(play, scene)
+
+
+def test_a_scheduler_that_stays_away_ends_the_job_until_it_is_run_again(
+    tmp_path: Path, scene: Scene
+) -> None:
+    play = Play(scene.stage, tmp_path, wait_s=3)
+    client = play.start()
+    until(lambda: play.committed_at_all())
+    scene.stage.end_scheduler()
+    assert play.finish(client) == 5, play.said()
+    assert "no scheduler answers at" in play.said()
+    assert "Traceback" not in play.said()
+    kept = len(play.rows()["videos"])
+    scene.stage.bring_back_scheduler()
+    assert play.finish(play.start()) == 0, play.said()
+    assert kept < NUM_VIDEOS == len(play.rows()["videos"])
+    assert play.begun().total() <= NUM_VIDEOS + IN_FLIGHT
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(2, 20))
 @pytest.mark.parametrize("what", KILLS)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks._poison import hold_interpreter
+from benchmarks._poison import hold_interpreter, take_memory
 from jobs.executor import TaskContext
 from schemas.errors import ConfigError
 
@@ -92,4 +92,13 @@ def stuck_task(_: TaskContext, item: tuple[int, str]) -> int:
     if number == 1:
         leave_mark(path)
         hold_interpreter()
+    return number
+
+
+def swelling_task(_: TaskContext, item: tuple[int, str]) -> int:
+    """Number 1 leaves a mark and takes memory until it is stopped."""
+    number, path = item
+    if number == 1:
+        leave_mark(path)
+        take_memory()
     return number

@@ -13,7 +13,7 @@ from distributed import Client, SpecCluster
 from jobs import dask_executor
 from jobs.cluster import EmbeddedCluster, _scheduler_spec, checked_address
 from jobs.dask_executor import DaskExecutor, Patience
-from jobs.executor import TaskOverdue
+from jobs.executor import TaskOverdue, WorkerLost
 from jobs.likeness import differences, installation
 from jobs.worker import WorkerSettings, resources_of, serve
 from schemas.errors import ConfigError, ResourceError
@@ -112,6 +112,19 @@ def test_a_worker_that_differs_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(dask_executor, "installation", lambda: other)
     with pytest.raises(ResourceError, match=r"the worker tcp://127.*has av \d+.* instead of 1\.0"):
         DaskExecutor(helpers.Tool, EmbeddedCluster(model_workers=1, decode_workers=1))
+
+
+def test_a_task_that_takes_too_much_memory_is_killed_and_stops_no_neighbour(tmp_path: Path) -> None:
+    cluster = EmbeddedCluster(model_workers=1, decode_workers=1, memory_limit="400MiB")
+    made = DaskExecutor(helpers.Tool, cluster)
+    try:
+        items = [(number, str(tmp_path / "marks")) for number in range(3)]
+        outcomes = {o.item[0]: o for o in made.run(helpers.swelling_task, items, lambda _r: None)}
+    finally:
+        made.close()
+    assert isinstance(outcomes[1].error, WorkerLost)
+    assert (outcomes[0].result, outcomes[2].result) == (0, 2)
+    assert (tmp_path / "marks").stat().st_size == 2
 
 
 @pytest.fixture
