@@ -1,4 +1,5 @@
-"""Scenes of known truth: coloured shapes that appear, move and vanish on busy moving backgrounds.
+"""Scenes of known truth: coloured shapes and short codes that appear, move and vanish on busy
+moving backgrounds.
 
 One renderer for the sample media, the training of nano and the needle evaluation. Numpy and Pillow
 only; a frame depends on nothing but the scene and the time, so any frame can be drawn alone.
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
+
+from pipeline.lettering import Look, blend, write_code
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (222, 40, 42),
@@ -54,6 +57,25 @@ class Track:
 
 
 @dataclass(frozen=True, slots=True)
+class CodeTrack:
+    """A code in a scene: what it says, how it is written, when it shows and where."""
+
+    text: str
+    look: Look
+    spans_s: tuple[tuple[float, float], ...]
+    """Half-open times of visibility, in seconds, in order."""
+    x: float
+    y: float
+    sway: float
+    period_s: float
+    size: float
+    """Height of its letters as a fraction of the frame height."""
+
+    def is_visible(self, time_s: float) -> bool:
+        return any(start <= time_s < end for start, end in self.spans_s)
+
+
+@dataclass(frozen=True, slots=True)
 class Scene:
     """A whole clip, drawable at any time."""
 
@@ -65,6 +87,8 @@ class Scene:
     tracks: tuple[Track, ...]
     shake: float = 0.01
     """Camera shake as a fraction of the frame height."""
+    codes: tuple[CodeTrack, ...] = ()
+    """In front of everything else."""
 
 
 def spans_of(scene: Scene, name: str) -> list[tuple[float, float]]:
@@ -91,10 +115,18 @@ def draw_frame(scene: Scene, time_s: float) -> Frame:
     if visible:
         layer = layer.reduce(2)
         image.paste(layer, (0, 0), layer)
-    return np.asarray(image)
+    codes = [code for code in scene.codes if code.is_visible(time_s)]
+    if not codes:
+        return np.asarray(image)
+    frame = np.array(image, dtype=np.float32)
+    for code in codes:
+        x, y = centre_of(scene, code, time_s)
+        written = write_code(code.text, code.look, code.size * scene.height)
+        blend(frame, written, x * scene.width, y * scene.height)
+    return np.asarray(np.clip(frame, 0, 255), dtype=np.uint8)
 
 
-def centre_of(scene: Scene, track: Track, time_s: float) -> tuple[float, float]:
+def centre_of(scene: Scene, track: Track | CodeTrack, time_s: float) -> tuple[float, float]:
     """Where a track is, as fractions of width and height."""
     angle = 2 * math.pi * time_s / track.period_s
     shake_x, shake_y = _shake(scene, time_s)

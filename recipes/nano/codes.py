@@ -9,11 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pipeline.lettering import ALPHABET, CODE_LENGTH
 from recipes.nano.pictures import CLASSES
 from recipes.nano.shape import HIDDEN
 
 CODE_NORM = 2.0
 GROUND_NORM = 3.0
+LETTER_NORM = 1.5
 
 
 def class_codes() -> Tensor:
@@ -31,3 +33,15 @@ def ground_code() -> Tensor:
     square = torch.randn(HIDDEN, HIDDEN, generator=generator)
     codes: Tensor = torch.linalg.qr(square).Q[len(CLASSES)] * GROUND_NORM
     return codes
+
+
+def letter_codes() -> Tensor:
+    """(slots, letters, hidden): orthogonal to things, ground and each other, of length LETTER_NORM.
+
+    A code on screen is the sum of its letters' vectors, each in its slot.
+    """
+    generator = torch.Generator().manual_seed(36)
+    square = torch.randn(HIDDEN, HIDDEN, generator=generator)
+    count = CODE_LENGTH * len(ALPHABET)
+    rows: Tensor = torch.linalg.qr(square).Q[len(CLASSES) + 1 :][:count] * LETTER_NORM
+    return rows.reshape(CODE_LENGTH, len(ALPHABET), HIDDEN)

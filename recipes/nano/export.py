@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ ADVICE = {"fps": 1.0, "pair_tokens": 16, "context_tokens": CONTEXT}
 """What the checkpoint does best with; a job may ask otherwise."""
 
 
-def preprocessor() -> dict[str, Any]:
+def preprocessor(advice: dict[str, Any]) -> dict[str, Any]:
     """The released processors' settings, and our advice beside them."""
     return {
         "video_processor_type": "Qwen3VLVideoProcessor",
@@ -26,17 +27,21 @@ def preprocessor() -> dict[str, Any]:
         "merge_size": 2,
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
-        "size": {"longest_edge": 2 * 32 * 32 * CONTEXT, "shortest_edge": 4096},
-        "longtake": ADVICE,
+        "size": {"longest_edge": 2 * 32 * 32 * advice["context_tokens"], "shortest_edge": 4096},
+        "longtake": advice,
     }
 
 
-def write(state: dict[str, torch.Tensor]) -> None:
-    """Write everything into the checkpoint folder."""
-    tokenizer_step.save(CHECKPOINT)
+def write(
+    state: dict[str, torch.Tensor],
+    folder: Path,
+    settings: dict[str, Any],
+    advice: dict[str, Any],
+) -> None:
+    """Write everything but the tokenizer into `folder`."""
     # Tied to the embeddings: published once.
     tensors = {k: v.contiguous().float() for k, v in state.items() if k != "lm_head.weight"}
-    save_file(tensors, CHECKPOINT / "model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     generation = {
         "do_sample": False,
         "eos_token_id": [ID["<|im_end|>"], ID["<|endoftext|>"]],
@@ -44,21 +49,22 @@ def write(state: dict[str, torch.Tensor]) -> None:
         "bos_token_id": ID["<|endoftext|>"],
     }
     for name, data in (
-        ("config.json", config()),
+        ("config.json", settings),
         ("generation_config.json", generation),
-        ("video_preprocessor_config.json", preprocessor()),
+        ("video_preprocessor_config.json", preprocessor(advice)),
     ):
-        (CHECKPOINT / name).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        (folder / name).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", default="", help="run to export; none: random weights")
     options = parser.parse_args()
+    state = new_model(0).state_dict()
     if options.run:
-        write(torch.load(RUNS / options.run, weights_only=True)["model"])
-    else:
-        write(new_model(0).state_dict())
+        state = torch.load(RUNS / options.run, weights_only=True)["model"]
+    tokenizer_step.save(CHECKPOINT)
+    write(state, CHECKPOINT, config(), ADVICE)
     print(f"wrote {CHECKPOINT.name}/", flush=True)
 
 

@@ -5,6 +5,7 @@ and many questions after one video under a block mask. The production engine giv
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +25,10 @@ from transformers.vision_utils import (
 from recipes.nano.shape import config
 
 
-def new_model(seed: int) -> Qwen3VLForConditionalGeneration:
-    """Freshly initialised weights."""
+def new_model(seed: int, settings: dict[str, Any] | None = None) -> Qwen3VLForConditionalGeneration:
+    """Freshly initialised weights; of the shipped shape where no settings are given."""
     torch.manual_seed(seed)
-    return Qwen3VLForConditionalGeneration(Qwen3VLConfig(**config()))
+    return Qwen3VLForConditionalGeneration(Qwen3VLConfig(**(settings or config())))
 
 
 def patchify(pairs: npt.NDArray[np.uint8]) -> Tensor:
@@ -40,9 +41,17 @@ def patchify(pairs: npt.NDArray[np.uint8]) -> Tensor:
 
 
 def encode_pairs(
-    model: Qwen3VLForConditionalGeneration, pixels: Tensor, grid: tuple[int, int]
+    model: Qwen3VLForConditionalGeneration,
+    pixels: Tensor,
+    grid: tuple[int, int],
+    *,
+    deep_too: bool = True,
+    watched: list[Tensor] | None = None,
 ) -> list[Tensor]:
-    """(pairs, patches, 1536) → main and DeepStack features, each (pairs, tokens, hidden)."""
+    """(pairs, patches, 1536) → main and DeepStack features, each (pairs, tokens, hidden).
+
+    What patches hold after each block, (pairs, patches, width), is left in `watched`.
+    """
     visual = model.model.visual
     thw = torch.tensor([[1, grid[0] * 2, grid[1] * 2]])
     indices, weights = get_vision_interpolation_indices_and_weights(
@@ -61,7 +70,9 @@ def encode_pairs(
     for number, block in enumerate(visual.blocks):
         x = x + _vision_attention(block.attn, block.norm1(x), rope)
         x = x + block.mlp(block.norm2(x))
-        if number in visual.deepstack_visual_indexes:
+        if watched is not None:
+            watched.append(x)
+        if deep_too and number in visual.deepstack_visual_indexes:
             merger = visual.deepstack_merger_list[visual.deepstack_visual_indexes.index(number)]
             deep.append(merger(x).reshape(len(x), -1, merger.linear_fc2.out_features))
     main = visual.merger(x).reshape(len(x), -1, visual.merger.linear_fc2.out_features)

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from pipeline.scenes import COLOURS, SHAPES
 from recipes.nano.shape import TOKEN_PX
 
-_PALETTE = torch.tensor(list(COLOURS.values()), dtype=torch.float32)
+PALETTE = torch.tensor(list(COLOURS.values()), dtype=torch.float32)
 MOST = 4
 """Things in a picture."""
 
 
-def _distance(shape: int, x: Tensor, y: Tensor, r: Tensor) -> Tensor:
+def distance(shape: int, x: Tensor, y: Tensor, r: Tensor) -> Tensor:
     """Pixels from the outline, negative inside."""
     name, radial = SHAPES[shape], torch.hypot(x, y)
     if name == "circle":
@@ -46,7 +46,7 @@ def _distance(shape: int, x: Tensor, y: Tensor, r: Tensor) -> Tensor:
     return ((u - 1.1 * r) * edge[1] - v * edge[0]) / length
 
 
-def _backgrounds(n: int, height: int, width: int, g: torch.Generator) -> Tensor:
+def backgrounds(n: int, height: int, width: int, g: torch.Generator) -> Tensor:
     """(n, 2, 3, H, W): waves, stripes, cells and boxes between two dull colours."""
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -72,7 +72,7 @@ def _backgrounds(n: int, height: int, width: int, g: torch.Generator) -> Tensor:
     return low + (high - low) * weight
 
 
-def _clutter(image: Tensor, g: torch.Generator) -> None:
+def clutter(image: Tensor, g: torch.Generator) -> None:
     n, _, _, height, width = image.shape
     for i in range(0, n, 3):
         for _ in range(8):
@@ -87,13 +87,13 @@ def _clutter(image: Tensor, g: torch.Generator) -> None:
 def draw_pairs(n: int, grid: tuple[int, int], g: torch.Generator) -> tuple[Tensor, Tensor]:
     """(n, 2, H, W, 3) uint8 and (n, tokens, classes) float: things at the token of their centre."""
     height, width = grid[0] * TOKEN_PX, grid[1] * TOKEN_PX
-    image = _backgrounds(n, height, width, g)
-    _clutter(image, g)
+    image = backgrounds(n, height, width, g)
+    clutter(image, g)
     labels = torch.zeros(n, grid[0] * grid[1], len(COLOURS) * len(SHAPES))
     stretch = 1 + 0.2 * (torch.rand(n, generator=g) - 0.5)
     for place in range(MOST):
         _add_things(image, labels, place, stretch, grid, g)
-    return _spoil(image, g).permute(0, 1, 3, 4, 2), labels
+    return spoil(image, g).permute(0, 1, 3, 4, 2), labels
 
 
 def _add_things(
@@ -124,10 +124,10 @@ def _add_things(
         cy = (v[own, None] * height + move[own, 1:] * height * time)[..., None, None]
         r = size[own].view(-1, 1, 1, 1)
         wide = stretch[own].view(-1, 1, 1, 1)
-        alpha = (0.5 - _distance(kind, (x - cx) * wide, y - cy, r)).clamp(0, 1)
+        alpha = (0.5 - distance(kind, (x - cx) * wide, y - cy, r)).clamp(0, 1)
         for frame in (0, 1):
             alpha[one_frame[own] == 1 - frame, frame] = 0
-        tint = _PALETTE[colour[own]] + 6 * torch.randn(len(own), 3, generator=g)
+        tint = PALETTE[colour[own]] + 6 * torch.randn(len(own), 3, generator=g)
         alpha = alpha[:, :, None]
         image[own] = image[own] * (1 - alpha) + tint[:, None, :, None, None] * alpha
         row = (v[own] * grid[0]).long().clamp(0, grid[0] - 1)
@@ -135,7 +135,7 @@ def _add_things(
         labels[own, row * grid[1] + col, colour[own] * len(SHAPES) + kind] = 1
 
 
-def _spoil(image: Tensor, g: torch.Generator) -> Tensor:
+def spoil(image: Tensor, g: torch.Generator) -> Tensor:
     """What files do: blur, poorer colour than light, noise; (n, 2, 3, H, W) → uint8."""
     n = len(image)
     flat = image.flatten(0, 1)

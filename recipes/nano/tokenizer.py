@@ -58,8 +58,10 @@ def _corpus() -> Iterator[str]:
         yield "<12.5 seconds>"
 
 
-def build() -> Tokenizer:
-    """Train the tokenizer; the corpus is fixed, so the result is too."""
+def build(more: tuple[str, ...] = ()) -> Tokenizer:
+    """Train the tokenizer; the corpus is fixed, so the result is too. `more` phrases become tokens,
+    and the vocabulary stays as large as it is."""
+    phrases = (*_PHRASES, *more)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -69,25 +71,25 @@ def build() -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB - len(_PHRASES),
+        vocab_size=VOCAB - len(phrases),
         special_tokens=[AddedToken(text, special=True) for text in SPECIALS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(_corpus(), trainer)
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in _PHRASES])
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in phrases])
     return tokenizer
 
 
-def save(folder: Path) -> None:
+def save(folder: Path, tokenizer: Tokenizer | None = None, context: int = CONTEXT) -> None:
     """Write tokenizer.json and tokenizer_config.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    build().save(str(folder / "tokenizer.json"))
+    (tokenizer or build()).save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": "<|im_end|>",
         "pad_token": "<|endoftext|>",
-        "model_max_length": CONTEXT,
+        "model_max_length": context,
         "clean_up_tokenization_spaces": False,
         "chat_template": _TEMPLATE,
     }

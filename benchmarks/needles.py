@@ -1,0 +1,282 @@
+"""Codes in a haystack, through the production path: real H.264 files, decoded, sampled, prefilled
+in chunks, answered under the grammar, read back from Parquet.
+
+`python -m benchmarks.needles --model FOLDER` asks at 8K, 32K and 128K tokens; `--tokens 256k` and
+`--tokens 1m` (the million takes up to an hour of two cores) at these. Every code is asked for
+*when* it is on screen, the moment in its middle for the code, and companions for the code beside
+them; all questions on a haystack share one prefill, and each needle is a distractor to the others.
+`--scrambled` prints other times before the pictures: what is then still right was guessed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import tempfile
+import time
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks._claim import claim
+from jobs.session import run_job
+from jobs.show import open_output, read_frame
+from jobs.tools import load_facts
+from model.prompt import PromptLayout
+from pipeline.needles import Haystack, Kind, Needle, Sizes, ask_for, draw_haystack
+from pipeline.questions import build_questions
+from pipeline.scoring import Rate
+from sample_media.encode import Encoding, encode_scene
+from schemas.job import ModelSpec, QuerySpec, read_job
+from schemas.ports import PromptCounter
+from schemas.time import TimeSpan, timestamp_text
+
+FIRST_SEED = 2_000_000
+"""Training draws pictures of its own; it never draws a scene."""
+FPS = 4
+SHOW_S = 1.0
+"""At two pairs a second, one or two pairs show a needle whole."""
+ANSWER_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """How large a video is, and how large it is seen."""
+
+    file_px: tuple[int, int]
+    pair_tokens: int
+    sizes: Sizes
+
+
+FRAMES = {
+    "small": Frames((256, 192), 12, Sizes()),
+    "large": Frames((384, 384), 144, Sizes((0.05, 0.085), (0.07, 0.13))),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is asked at one length."""
+
+    clips: int
+    needles: int
+    frames: str
+
+
+PLANS = {
+    "8k": Plan(8, 14, "small"),
+    "32k": Plan(4, 28, "small"),
+    "128k": Plan(2, 52, "large"),
+    "256k": Plan(2, 52, "large"),
+    "1m": Plan(1, 48, "large"),
+}
+GOALS = {"8k": 0.995, "32k": 0.995, "128k": 0.995, "256k": 0.99, "1m": 0.95}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One query and its truth."""
+
+    kind: Kind
+    ask: str
+    needle: Needle
+
+
+@dataclass(slots=True)
+class Tally:
+    """Right answers of each kind, and how far times are from the needle, in seconds."""
+
+    right: dict[Kind, int] = field(default_factory=dict)
+    asked: dict[Kind, int] = field(default_factory=dict)
+    off_s: list[float] = field(default_factory=list)
+
+    def add(self, question: Question, answer: str) -> bool:
+        kind = question.kind
+        is_right = answer == question.needle.code
+        if kind == "when":
+            off_s = distance_s(answer, question.needle.span_s)
+            is_right = off_s <= 2 / FPS
+            if is_right:
+                self.off_s.append(off_s)
+        self.asked[kind] = self.asked.get(kind, 0) + 1
+        self.right[kind] = self.right.get(kind, 0) + is_right
+        return is_right
+
+    def rate(self, kind: Kind) -> Rate:
+        return Rate(self.right.get(kind, 0), self.asked.get(kind, 0))
+
+
+def distance_s(answer: str, span_s: tuple[float, float]) -> float:
+    """From a time as it was said to a span; endless where it is no time."""
+    try:
+        said = float(answer)
+    except ValueError:
+        return float("inf")
+    return max(0.0, span_s[0] - said, said - span_s[1])
+
+
+def count_pairs(counter: PromptCounter, tokens: int, pair_tokens: int) -> int:
+    """Patch pairs at `FPS` that fit `tokens`."""
+    pairs = filled = 0
+    while True:
+        middle = Fraction(4 * pairs + 1, 2 * FPS)
+        filled += counter.pair_tokens(timestamp_text(middle), pair_tokens)
+        if filled > tokens:
+            return pairs
+        pairs += 1
+
+
+def questions_on(haystack: Haystack) -> list[Question]:
+    """All that is asked of one haystack."""
+    asked = []
+    for needle in haystack.needles:
+        asked.append(Question("when", ask_for("when", code=needle.code), needle))
+        text = ask_for("code_at", seconds=middle_pair_s(needle.span_s))
+        asked.append(Question("code_at", text, needle))
+        if needle.companion:
+            text = ask_for("code_with", thing=needle.companion)
+            asked.append(Question("code_with", text, needle))
+    return asked
+
+
+def middle_pair_s(span_s: tuple[float, float]) -> float:
+    """Printed time of the pair nearest to the middle of a span."""
+    pair = round((sum(span_s) / 2 * FPS - 0.5) / 2)
+    return (4 * pair + 1) / (2 * FPS)
+
+
+def ask_all(
+    model: str, tokens: int, plan: Plan, number: int, folder: Path
+) -> tuple[list[tuple[Question, str]], int]:
+    """Draw one haystack, ask everything; (question, answer) in order, and the tokens it took."""
+    frames = FRAMES[plan.frames]
+    spec = ModelSpec(name=model)
+    _, counter = load_facts(spec)
+    shape = draw_haystack(0, frames.file_px, 9999.0, plan.needles, SHOW_S, frames.sizes)
+    text = counter.prefix_tokens() + question_tokens(counter, questions_on(shape))
+    pairs = count_pairs(counter, tokens - text, frames.pair_tokens)
+    duration_s = 2 * pairs / FPS
+    haystack = draw_haystack(
+        FIRST_SEED + number, frames.file_px, duration_s, plan.needles, SHOW_S, frames.sizes
+    )
+    path = folder / f"haystack_{plan.frames}_{tokens}_{number}.mp4"
+    if not path.exists():
+        options = {"vcodec": "libx264", "crf": 26, "preset": "veryfast"}
+        encode_scene(haystack.scene, path, Encoding(fps=FPS, options=options))
+    asked = questions_on(haystack)
+    longest = counter.pair_tokens(timestamp_text(9999.9), frames.pair_tokens)
+    job: dict[str, Any] = {
+        "videos": [str(path)],
+        "queries": [
+            {"id": f"q{i}", "ask": question.ask, "max_answer_tokens": ANSWER_TOKENS}
+            for i, question in enumerate(asked)
+        ],
+        "model": spec.model_dump(exclude_defaults=True),
+        "sampling": {
+            "fps": FPS,
+            "max_frames": 2 * pairs,
+            "pair_tokens": frames.pair_tokens,
+            "video_tokens": pairs * longest,
+        },
+        "cluster": {"executor": "serial", "lookahead_chunks": 1},
+        "output": str(folder / f"out_{time.time_ns()}"),
+    }
+    summary = run_job(read_job(job, where="benchmark"), Console(quiet=True))
+    if summary.failures:
+        raise SystemExit(f"{path.name}: {summary.failures}")
+    log = open_output(job["output"])
+    rows = {row["query_id"]: row for row in read_frame(log, "requests").iter_rows(named=True)}
+    (video,) = read_frame(log, "videos").iter_rows(named=True)
+    answers = [rows[f"q{i}"]["answer"] for i in range(len(asked))]
+    return list(zip(asked, answers, strict=True)), int(video["total_tokens"])
+
+
+def question_tokens(counter: PromptCounter, asked: list[Question]) -> int:
+    queries = [
+        QuerySpec(id=f"q{i}", ask=question.ask, max_answer_tokens=ANSWER_TOKENS)
+        for i, question in enumerate(asked)
+    ]
+    built = build_questions(queries, TimeSpan(0, 9999, Fraction(1)))
+    return max(counter.question_tokens(question) for question in built)
+
+
+def run_length(model: str, name: str, plan: Plan, folder: Path, *, show: bool) -> Tally:
+    """All haystacks of one length."""
+    tokens = ModelSpec(context=name).context  # type: ignore[arg-type]
+    assert tokens is not None
+    tally, started = Tally(), time.monotonic()
+    for number in range(plan.clips):
+        answers, filled = ask_all(model, tokens, plan, number, folder)
+        for question, answer in answers:
+            if not tally.add(question, answer) and show:
+                at = f"{question.needle.span_s[0]:.1f} {question.needle.code}"
+                print(f"  {question.ask} {answer!r}, was {at}", flush=True)
+        spent = time.monotonic() - started
+        print(f"{name}: haystack {number + 1} of {plan.clips}, {filled:,} tokens, {spent:.0f} s")
+    return tally
+
+
+def scrambled_ids(self: PromptLayout, text: str, visual_tokens: int) -> list[int]:
+    """A pair under another time of as many digits."""
+    said = re.fullmatch(r"<(\d+)\.(\d) seconds>", text)
+    if said is None:
+        raise ValueError(text)
+    low = 10 ** (len(said[1]) - 1) if len(said[1]) > 1 else 0
+    other = random.Random(text).randrange(low, 10 ** len(said[1]))
+    return _TRUE_IDS(self, f"<{other}.{said[2]} seconds>", visual_tokens)
+
+
+_TRUE_IDS = PromptLayout.pair_ids
+
+
+def report(name: str, tally: Tally, *, scrambled: bool) -> None:
+    """Rates with their intervals, as claims where nothing was scrambled."""
+    for kind in tally.asked:
+        print(f"{name} {kind:10} {tally.rate(kind)}")
+    if tally.off_s:
+        off = np.asarray(tally.off_s)
+        print(f"{name} times: {(off == 0).mean():.3f} while it shows, worst {off.max():.2f} s off")
+    if scrambled:
+        claim(f"needles_{name}_scrambled_when", tally.rate("when").value, 0.1, at_most=True)
+        return
+    for kind in ("when", "code_at"):
+        claim(f"needles_{name}_{kind}", tally.rate(kind).value, GOALS.get(name, 0.95))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True, help="checkpoint folder or name")
+    parser.add_argument("--tokens", action="append", help=f"any of {', '.join(PLANS)}")
+    parser.add_argument("--clips", type=int, help="haystacks of each length")
+    parser.add_argument("--needles", type=int, help="codes in each haystack")
+    parser.add_argument("--frames", choices=list(FRAMES), help="frame size")
+    parser.add_argument("--keep", default="", help="folder for the videos and the rows")
+    parser.add_argument("--scrambled", action="store_true", help="the control")
+    parser.add_argument("--show", action="store_true", help="print what was wrong")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(options.keep or scratch).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in map(str.lower, options.tokens or ["8k", "32k", "128k"]):
+            plan = PLANS[name]
+            plan = Plan(
+                options.clips or plan.clips,
+                options.needles or plan.needles,
+                options.frames or plan.frames,
+            )
+            ids = scrambled_ids if options.scrambled else _TRUE_IDS
+            with patch.object(PromptLayout, "pair_ids", ids):
+                tally = run_length(options.model, name, plan, folder, show=options.show)
+            report(name, tally, scrambled=options.scrambled)
+
+
+if __name__ == "__main__":
+    main()

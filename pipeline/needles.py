@@ -1,0 +1,168 @@
+"""Needles: codes in a long scene, and what is asked of it, word for word.
+
+The next nano is trained on these words; any checkpoint may be asked them. All are `ask` queries:
+the answer is a text, in JSON.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from pipeline.lettering import near_code, random_code, random_look
+from pipeline.scenes import (
+    BACKGROUNDS,
+    CELLS,
+    COLOURS,
+    SHAPES,
+    CodeTrack,
+    Scene,
+    Track,
+)
+
+Kind = Literal["when", "code_at", "code_with", "thing_at", "thing_with"]
+
+ASKS: dict[Kind, str] = {
+    "when": "At what time is the code {code} on screen?",
+    "code_at": "Which code is on screen at {seconds:.1f} seconds?",
+    "code_with": "Which code is on screen together with a {thing}?",
+    "thing_at": "Which thing is on screen at {seconds:.1f} seconds?",
+    "thing_with": "Which thing is on screen together with the code {code}?",
+}
+MOST_COMPANIONS = 18
+"""Half of all things: the other half comes and goes by itself, and no question is about it."""
+
+
+def ask_for(kind: Kind, *, code: str = "", thing: str = "", seconds: float = 0.0) -> str:
+    """The `ask` text of one question."""
+    return ASKS[kind].format(code=code, thing=thing, seconds=seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Needle:
+    """One code of a haystack, when it shows, and the thing that shows with it and never else."""
+
+    code: str
+    span_s: tuple[float, float]
+    companion: str
+    """Empty: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Haystack:
+    """A scene and its needles in order of time; each is a distractor to the others."""
+
+    scene: Scene
+    needles: tuple[Needle, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Of what is drawn, as fractions of the frame height, from–to."""
+
+    letters: tuple[float, float] = (0.2, 0.28)
+    things: tuple[float, float] = (0.27, 0.38)
+
+
+def draw_haystack(
+    seed: int,
+    frame: tuple[int, int],
+    duration_s: float,
+    num_needles: int,
+    show_s: float,
+    sizes: Sizes = Sizes(),
+) -> Haystack:
+    """`num_needles` codes spread over `duration_s`, each on screen for `show_s`, in a scene of
+    `frame` (width, height) where other things come and go all the time.
+
+    Half of the codes differ from another one in a single letter. The first needles get companions.
+    """
+    rng = np.random.default_rng((17, seed))
+    names = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
+    shuffled = [str(name) for name in rng.permutation(names)]
+    companions, others = shuffled[:MOST_COMPANIONS], shuffled[MOST_COMPANIONS:]
+    alone = {
+        int(i): name for i, name in zip(rng.permutation(num_needles), companions, strict=False)
+    }
+    tracks: list[Track] = []
+    codes: list[CodeTrack] = []
+    needles: list[Needle] = []
+    for number, code in enumerate(_draw_codes(rng, num_needles)):
+        room = duration_s / num_needles
+        start = number * room + float(rng.uniform(0, max(0.0, room - show_s)))
+        span = (round(start, 3), round(start + show_s, 3))
+        cells = [CELLS[i] for i in rng.permutation(len(CELLS))]
+        codes.append(_code_track(rng, code, span, cells[0], frame, sizes))
+        if number in alone:
+            tracks.append(_thing_track(rng, alone[number], (span,), cells[1], sizes))
+        needles.append(Needle(code, span, alone.get(number, "")))
+    busy = [needle.span_s for needle in needles]
+    for name in others[:8]:
+        spans = _comings(rng, duration_s, busy)
+        if spans:
+            cell = CELLS[int(rng.integers(len(CELLS)))]
+            tracks.append(_thing_track(rng, name, spans, cell, sizes))
+    background = str(rng.choice(BACKGROUNDS))
+    scene = Scene(seed, *frame, duration_s, background, tuple(tracks), codes=tuple(codes))
+    return Haystack(scene, tuple(needles))
+
+
+def _draw_codes(rng: np.random.Generator, count: int) -> list[str]:
+    codes: list[str] = []
+    while len(codes) < count:
+        is_near = codes and rng.uniform() < 0.5
+        code = near_code(rng, codes[int(rng.integers(len(codes)))]) if is_near else random_code(rng)
+        if code not in codes:
+            codes.append(code)
+    return [str(code) for code in rng.permutation(codes)]
+
+
+def _comings(
+    rng: np.random.Generator, duration_s: float, busy: list[tuple[float, float]]
+) -> tuple[tuple[float, float], ...]:
+    """Spans of a thing that comes and goes, never while a needle is there: it could cover it."""
+    spans: list[tuple[float, float]] = []
+    at = float(rng.exponential(20))
+    while at < duration_s:
+        end = min(duration_s, at + float(rng.uniform(2, 8)))
+        if all(end + 0.5 < start or later + 0.5 < at for start, later in busy):
+            spans.append((round(at, 3), round(end, 3)))
+        at = end + float(rng.exponential(25)) + 1
+    return tuple(spans)
+
+
+Cell = tuple[float, float, float, float]
+
+
+def _code_track(
+    rng: np.random.Generator,
+    code: str,
+    span: tuple[float, float],
+    cell: Cell,
+    frame: tuple[int, int],
+    sizes: Sizes,
+) -> CodeTrack:
+    size = float(rng.uniform(*sizes.letters))
+    # The widest code is four letter heights wide; sway and shake take it a little further.
+    half = min(0.5, 0.03 + 2.1 * size * frame[1] / frame[0])
+    x = float(np.clip(rng.uniform(cell[0], cell[2]), half, 1 - half))
+    y = float(np.clip(rng.uniform(cell[1], cell[3]), 0.03 + 0.8 * size, 0.97 - 0.8 * size))
+    sway, period_s = float(rng.uniform(0, 0.02)), float(rng.uniform(4, 20))
+    return CodeTrack(code, random_look(rng), (span,), x, y, sway, period_s, size)
+
+
+def _thing_track(
+    rng: np.random.Generator,
+    name: str,
+    spans: tuple[tuple[float, float], ...],
+    cell: Cell,
+    sizes: Sizes,
+) -> Track:
+    colour, shape = name.split()
+    x, y = float(rng.uniform(cell[0], cell[2])), float(rng.uniform(cell[1], cell[3]))
+    x, y = min(0.85, max(0.15, x)), min(0.8, max(0.2, y))
+    size = float(rng.uniform(*sizes.things))
+    sway = float(rng.uniform(0, 0.02))
+    return Track(colour, shape, spans, x, y, sway, float(rng.uniform(4, 20)), size)

@@ -1,0 +1,270 @@
+"""Step 2b: rows as one batch, the decoder over it, and how far it is from what it was told.
+
+A short lesson stands for a long video: every token of the video that is not asked for counts as if
+there were many of it, by adding the logarithm of that number to its attention scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Qwen3VLForConditionalGeneration
+from transformers.models.qwen3_vl.modeling_qwen3_vl import rotate_half
+
+from pipeline.lettering import ALPHABET, CODE_LENGTH
+from recipes.nano.next.lessons import CLOCK, LETTERS, THING, Sheet
+from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN, ID
+from recipes.nano.pictures import CLASSES
+
+_SHUT = -1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """Rows of one layer and head that are told where to look."""
+
+    layer: int
+    head: int
+    of: Tensor
+    """(rows,) which sequence, in order."""
+    at: Tensor
+    """(rows,) column that looks."""
+    wanted: Tensor
+    """(rows, N) bool."""
+
+
+@dataclass(frozen=True, slots=True)
+class Knows:
+    """Tokens that should know something."""
+
+    of: Tensor
+    at: Tensor
+    classes: Tensor
+    """(tokens, parts)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A batch."""
+
+    ids: Tensor
+    """(B, N)."""
+    positions: Tensor
+    """(3, B, N)."""
+    visual: Tensor
+    """(B, N) bool."""
+    features: Tensor
+    """(visual tokens, hidden)."""
+    bias: Tensor
+    """(B, 1, N, N) added to attention scores: loudness, and what is not seen."""
+    tail: int
+    """First column that any question begins at: the last layer's queries start there."""
+    labels: Tensor
+    """(B, N − tail), −100 where nothing is learnt."""
+    weights: Tensor
+    looks: tuple[Looks, ...]
+    knows: dict[int, Knows]
+
+
+def join(sheets: list[Sheet], features: list[Tensor], loudness: list[float]) -> Lesson:
+    """Rows as one batch; `loudness` is log m for each."""
+    size, total = len(sheets), max(len(sheet.ids) for sheet in sheets)
+    ids = torch.zeros(size, total, dtype=torch.long)
+    positions = torch.zeros(3, size, total, dtype=torch.long)
+    owner = torch.full((size, total), -1000)
+    labels, weights = torch.full((size, total), -100), torch.zeros(size, total)
+    for i, sheet in enumerate(sheets):
+        n = len(sheet.ids)
+        ids[i, :n] = torch.tensor(sheet.ids)
+        positions[:, i, :n] = torch.tensor(sheet.positions).T
+        owner[i, :n] = torch.tensor(sheet.owner)
+        for at, label in sheet.labels.items():
+            labels[i, at] = label
+            weights[i, at] = sheet.weights[at]
+    begins = (owner < -1) & (owner > -1000)
+    tail = int(torch.where(begins, torch.arange(total), total - 1).amin())
+    bias = _bias(owner, torch.tensor(loudness))
+    for i, sheet in enumerate(sheets):
+        for row, columns in sheet.exempt:
+            bias[i, row, columns] -= loudness[i]
+    return Lesson(
+        ids,
+        positions,
+        ids == ID["<|video_pad|>"],
+        torch.cat(features),
+        bias[:, None],
+        tail,
+        labels[:, tail:],
+        weights[:, tail:],
+        _looks(sheets, total),
+        _knows(sheets),
+    )
+
+
+def _bias(owner: Tensor, loudness: Tensor) -> Tensor:
+    """(B, N, N): the video is seen by all behind it, a question by itself alone."""
+    asks, holds = owner[:, :, None], owner[:, None, :]
+    total = owner.shape[1]
+    seen = (holds >= -1) | (holds == asks)
+    seen &= torch.ones(total, total, dtype=torch.bool).tril()
+    loud = (holds >= 0) & (asks != -1) & (asks != holds)
+    return (loud * loudness[:, None, None]).masked_fill(~seen, _SHUT)
+
+
+def _looks(sheets: list[Sheet], total: int) -> tuple[Looks, ...]:
+    found: dict[tuple[int, int], list[tuple[int, int, list[int]]]] = {}
+    for i, sheet in enumerate(sheets):
+        for layer, head, row, columns in sheet.looks:
+            found.setdefault((layer, head), []).append((i, row, columns))
+    out = []
+    for (layer, head), rows in sorted(found.items()):
+        wanted = torch.zeros(len(rows), total, dtype=torch.bool)
+        flat = [(k, column) for k, (_, _, columns) in enumerate(rows) for column in columns]
+        wanted[tuple(torch.tensor(flat).T)] = True
+        of, at = torch.tensor([(i, row) for i, row, _ in rows]).T
+        out.append(Looks(layer, head, of, at, wanted))
+    return tuple(out)
+
+
+def _knows(sheets: list[Sheet]) -> dict[int, Knows]:
+    out = {}
+    for what in (LETTERS, CLOCK, THING):
+        rows = [
+            (i, at, *classes)
+            for i, sheet in enumerate(sheets)
+            for at, asked, classes in sheet.knows
+            if asked == what
+        ]
+        if rows:
+            table = torch.tensor(rows)
+            out[what] = Knows(table[:, 0], table[:, 1], table[:, 2:])
+    return out
+
+
+def run(
+    model: Qwen3VLForConditionalGeneration,
+    lesson: Lesson,
+    watched: list[tuple[Tensor, Tensor]],
+) -> list[Tensor]:
+    """Hidden states after each layer, and after the final norm at the end: (B, N, hidden), from the
+    last layer on (B, N − tail, hidden). Queries and keys of each layer are left in `watched`."""
+    text = model.model.language_model
+    x = text.embed_tokens(lesson.ids)
+    x = x.masked_scatter(lesson.visual[..., None], lesson.features.to(x.dtype))
+    rope = text.rotary_emb(x, lesson.positions)
+    states = []
+    for number, layer in enumerate(text.layers):
+        asks = lesson.tail if number + 1 == len(text.layers) else 0
+        mixed = _attend(layer.self_attn, layer.input_layernorm(x), rope, lesson.bias, asks, watched)
+        x = x[:, asks:] + mixed
+        x = x + layer.mlp(layer.post_attention_layernorm(x))
+        states.append(x)
+    return [*states, text.norm(x)]
+
+
+def _attend(
+    attention: nn.Module,
+    x: Tensor,
+    rope: tuple[Tensor, Tensor],
+    bias: Tensor,
+    asks: int,
+    watched: list[tuple[Tensor, Tensor]],
+) -> Tensor:
+    """What columns from `asks` on get from all before them."""
+    shape = (len(x), -1, HEADS, HEAD_DIM)
+    q = attention.q_norm(attention.q_proj(x[:, asks:]).view(shape)).transpose(1, 2)  # type: ignore[operator]
+    k = attention.k_norm(attention.k_proj(x).view(shape)).transpose(1, 2)  # type: ignore[operator]
+    v = attention.v_proj(x).view(shape).transpose(1, 2)  # type: ignore[operator]
+    with torch.autocast(x.device.type, enabled=False):
+        cos, sin = (part[:, None].float() for part in rope)
+        k = k.float() * cos + rotate_half(k.float()) * sin
+        cos, sin = cos[:, :, asks:], sin[:, :, asks:]
+        q = q.float() * cos + rotate_half(q.float()) * sin
+    # Plain: backwards through the fused kernel with a bias takes twice as long on CPUs.
+    scores = torch.matmul(q * HEAD_DIM**-0.5, k.mT).float() + bias[:, :, asks:]
+    out = torch.matmul(scores.softmax(-1), v)
+    watched.append((q, k))
+    projected: Tensor = attention.o_proj(out.transpose(1, 2).flatten(2))  # type: ignore[operator]
+    return projected
+
+
+def look_losses(watched: list[tuple[Tensor, Tensor]], lesson: Lesson) -> dict[str, Tensor]:
+    """−log of the attention that each told head gives to where it should look, the mean of each."""
+    losses = {}
+    # Taken apart once: the gradient of each single selection would fill all of it.
+    apart = [[part.flatten(0, 1).unbind(0) for part in own] for own in watched]
+    size = len(lesson.ids)
+    for look in lesson.looks:
+        query, key = apart[look.layer]
+        parts = []
+        for i, at in enumerate(look.at.split(look.of.bincount(minlength=size).tolist())):
+            own = i * HEADS + look.head
+            rows = query[own][at - (len(key[own]) - len(query[own]))]
+            parts.append(rows @ key[own].T)
+        scores = torch.cat(parts) * HEAD_DIM**-0.5
+        scores = scores + lesson.bias[look.of, 0, look.at]
+        hit = scores.masked_fill(~look.wanted, _SHUT).logsumexp(-1)
+        losses[f"look{look.layer}{look.head}"] = (scores.logsumexp(-1) - hit).mean()
+    return losses
+
+
+class Probes(nn.Module):
+    """What tokens should know before the last layer; pictures and questions are asked alike, so
+    that what they know can be matched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = {
+            LETTERS: [len(ALPHABET)] * CODE_LENGTH,
+            CLOCK: [101, 100, 10],
+            THING: [len(CLASSES)],
+        }
+        self.heads = nn.ModuleDict(
+            {
+                str(what): nn.ModuleList(nn.Linear(HIDDEN, n) for n in own)
+                for what, own in sizes.items()
+            }
+        )
+
+    def losses(self, state: Tensor, lesson: Lesson) -> dict[str, Tensor]:
+        """From the hidden state (B, N, hidden) before the last layer."""
+        out = {}
+        for what, knows in lesson.knows.items():
+            heads = list(self.heads[str(what)].children())
+            own = state[knows.of, knows.at].float()
+            parts = [
+                F.cross_entropy(head(own), knows.classes[:, k]) for k, head in enumerate(heads)
+            ]
+            out[f"know{what}"] = torch.stack(parts).sum()
+        return out
+
+
+def lesson_loss(
+    model: Qwen3VLForConditionalGeneration, probes: Probes, lesson: Lesson, aux: float
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of one batch and what to print of it."""
+    watched: list[tuple[Tensor, Tensor]] = []
+    # Half the time of float32 on this class of machine; master weights stay in float32.
+    with torch.autocast("cpu", torch.bfloat16):
+        layers = run(model, lesson, watched)
+    picked = lesson.labels >= 0
+    logits = F.linear(layers[-1][picked].float(), model.model.language_model.embed_tokens.weight)
+    weights, labels = lesson.weights[picked], lesson.labels[picked]
+    answer = (F.cross_entropy(logits, labels, reduction="none") * weights).sum() / weights.sum()
+    looks = look_losses(watched, lesson)
+    knows = probes.losses(layers[1], lesson)
+    helped = 0.3 * torch.stack(list(looks.values())).sum()
+    helped = helped + 0.1 * torch.stack(list(knows.values())).sum()
+    free = weights > 0.5
+    right = (logits.argmax(-1) == labels)[free].float().mean()
+    told = {"answer": answer, "tokens": right, **looks, **knows}
+    return answer + aux * helped, {name: float(value.detach()) for name, value in told.items()}
+
+
+def draw_loudness(rng: np.random.Generator, size: int, most: float) -> list[float]:
+    """log m of each row: from one to what makes a million tokens of a short lesson."""
+    return [float(v) for v in rng.uniform(0, most, size)]

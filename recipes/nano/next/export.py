@@ -1,0 +1,36 @@
+"""Step 3: write the checkpoint as any Qwen3-VL is published: config, tokenizer, safetensors."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from recipes.nano.export import write
+from recipes.nano.next import tokenizer as tokenizer_step
+from recipes.nano.next.see import tower
+from recipes.nano.next.shape import CHECKPOINT, CONTEXT, RUNS, config
+
+ADVICE = {"fps": 2.0, "pair_tokens": 144, "context_tokens": CONTEXT}
+"""What a job gets where it is silent."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--reader", default="reader.pt", help="run of `see`")
+    parser.add_argument("--decoder", default="decoder.pt", help="run of `retrieve`")
+    parser.add_argument("--folder", type=Path, default=CHECKPOINT)
+    options = parser.parse_args()
+    model = tower(0)
+    reader = torch.load(RUNS / options.reader, weights_only=True)["state"]
+    decoder = torch.load(RUNS / options.decoder, weights_only=True)["state"]
+    model.model.visual.load_state_dict(reader["visual"])
+    model.model.language_model.load_state_dict(decoder["text"])
+    tokenizer_step.save(options.folder)
+    write(model.state_dict(), options.folder, config(), ADVICE)
+    print(f"wrote {options.folder.name}/", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,414 @@
+"""Step 2a: lessons. A course of codes and things becomes a row of tokens with questions behind it,
+and with what each part of the decoder should look at and know on the way to an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from pipeline.lettering import ALPHABET, CODE_LENGTH, near_code, random_code
+from pipeline.needles import ASKS, Kind
+from recipes.nano.codes import class_codes, ground_code, letter_codes
+from recipes.nano.next.shape import FAR, HIDDEN, ID
+from recipes.nano.next.tokenizer import ANSWER, BEFORE, CLOSE, CLOSINGS, OPENINGS, TO
+from recipes.nano.pictures import CLASSES
+from schemas.time import timestamp_text
+
+KINDS: tuple[Kind, ...] = tuple(ASKS)
+LATEST_S = 9999.0
+NO_HUNDREDS = 100
+"""The class of a time below 100 seconds, which has no piece of hundreds."""
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Encode = Callable[[str], list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What one patch pair shows."""
+
+    code: str
+    """Empty: none."""
+    things: tuple[int, ...]
+    code_at: int
+    """Merged token of the code's middle; −1 without a code."""
+    things_at: tuple[int, ...]
+    kept: tuple[int, ...]
+    """Merged tokens that the row holds, these among them; the others are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What is shown when."""
+
+    pairs: tuple[Shown, ...]
+    seconds: Floats
+    """Printed time of each pair, one decimal."""
+    end_s: float
+    gaps: Ints
+    """Positions left out before each pair: far things come near in few tokens."""
+    start: int
+    """Position of the first token."""
+
+
+def draw_course(rng: np.random.Generator, count: int, tokens: int) -> Course:
+    """`count` pairs of `tokens` merged tokens each.
+
+    Large frames are cheap: most tokens without a thing are alike, so a few of them stand for all.
+    """
+    extra = int(rng.integers(2, 7))
+    pairs: list[Shown] = []
+    used: list[str] = []
+    while len(pairs) < count:
+        length = int(rng.choice([1, 1, 2, 3, 4]))
+        code = ""
+        if rng.uniform() < 0.65:
+            code = _new_code(rng, used)
+            used.append(code)
+        num_things = int(rng.choice([0, 1, 2, 3], p=[0.2, 0.45, 0.2, 0.15]))
+        things = tuple(int(c) for c in rng.choice(len(CLASSES), num_things, replace=False))
+        for _ in range(min(length, count - len(pairs))):
+            places = rng.integers(0, tokens, 1 + num_things)
+            kept = np.union1d(places, rng.integers(0, tokens, extra))
+            at = int(places[0]) if code else -1
+            pairs.append(Shown(code, things, at, tuple(places[1:].tolist()), tuple(kept.tolist())))
+    seconds, end_s = _times(rng, count)
+    far = float(np.exp(rng.uniform(0, np.log(FAR / count))))
+    gaps = (rng.exponential(far, count) * (rng.uniform(size=count) < 0.7)).astype(np.int64)
+    if rng.uniform() < 0.3:
+        gaps[:] = 0
+    room = max(1, FAR - int(gaps.sum()) - 40 * count)
+    gaps = np.where(gaps.cumsum() < FAR - 40 * count, gaps, 0)
+    start = int(rng.integers(room)) if rng.uniform() < 0.6 else 0
+    return Course(tuple(pairs), seconds, end_s, gaps, start)
+
+
+def _new_code(rng: np.random.Generator, used: list[str]) -> str:
+    while True:
+        near = used and rng.uniform() < 0.5
+        code = near_code(rng, used[int(rng.integers(len(used)))]) if near else random_code(rng)
+        if code not in used:
+            return code
+
+
+def _times(rng: np.random.Generator, count: int) -> tuple[Floats, float]:
+    """Printed times, all different, and the end."""
+    step_s = float(rng.choice([0.25, 0.5, 0.5, 1.0, 2.0, rng.uniform(0.25, 4)]))
+    waits = np.full(count, 2 * step_s)
+    if rng.uniform() < 0.5:  # As if much had been left out.
+        jumps = rng.uniform(size=count) < 0.4
+        waits += jumps * rng.exponential(float(np.exp(rng.uniform(0, np.log(400)))), count)
+    times = np.cumsum(waits) - waits[0] + step_s / 2
+    if rng.uniform() < 0.6:
+        times += rng.uniform(0, max(1.0, LATEST_S - times[-1])) if times[-1] < LATEST_S else 0
+    if times[-1] > LATEST_S:
+        times *= LATEST_S / times[-1]
+    times = np.maximum(np.round(times, 1), np.arange(count) * 0.1)
+    for i in range(1, count):  # Rounding must not make two alike.
+        times[i] = max(times[i], round(times[i - 1] + 0.1, 1))
+    return times, float(round(times[-1] + step_s, 1))
+
+
+def worded_features(rng: np.random.Generator, course: Course) -> Tensor:
+    """(kept tokens, hidden): vectors with noise in place of pictures, faulty as a tower is."""
+    noise = float(rng.uniform(0.03, 0.14))
+    parts = []
+    for shown in course.pairs:
+        rows = rng.normal(0, noise, (len(shown.kept), HIDDEN)).astype(np.float32)
+        place = {at: row for row, at in enumerate(shown.kept)}
+        if shown.code:
+            strength = rng.uniform(0.75, 1.05, CODE_LENGTH)
+            vector = _code_vector(shown.code, strength)
+            if rng.uniform() < 0.15:  # One letter is half another.
+                vector += _code_vector(near_code(rng, shown.code), np.full(3, 0.35))
+                vector -= _code_vector(shown.code, np.full(3, 0.2))
+            rows[place[shown.code_at]] += vector
+            if rng.uniform() < 0.4:  # The token beside holds some of it.
+                rows[int(rng.integers(len(rows)))] += vector * rng.uniform(0, 0.6)
+        for number, at in zip(shown.things, shown.things_at, strict=True):
+            rows[place[at]] += _CLASS_CODES[number] * rng.uniform(0.6, 1.05)
+        parts.append(rows)
+    return torch.from_numpy(np.concatenate(parts) + _GROUND)
+
+
+_CLASS_CODES = class_codes().numpy()
+_LETTER_CODES = letter_codes().numpy()
+_GROUND = ground_code().numpy()
+
+
+def _code_vector(code: str, strength: Floats) -> npt.NDArray[np.float32]:
+    rows = [_LETTER_CODES[slot, ALPHABET.index(letter)] for slot, letter in enumerate(code)]
+    return np.asarray((np.stack(rows) * strength[:, None]).sum(0), dtype=np.float32)
+
+
+@dataclass(slots=True)
+class Sheet:
+    """One row under construction: a video and questions behind it."""
+
+    ids: list[int] = field(default_factory=list)
+    positions: list[tuple[int, int, int]] = field(default_factory=list)
+    owner: list[int] = field(default_factory=list)
+    """Pair of each token of the video, −1 before it, −2 − k in question k."""
+    labels: dict[int, int] = field(default_factory=dict)
+    weights: dict[int, float] = field(default_factory=dict)
+    looks: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
+    """(layer, head, row, columns): where a head should look."""
+    knows: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
+    """(column, what, classes): what a token should know before the last layer."""
+    exempt: list[tuple[int, list[int]]] = field(default_factory=list)
+    """(row, columns): what is not made louder for a row that asks."""
+
+    def say(self, ids: list[int], at: int, owner: int) -> int:
+        """Text from position `at`; returns the next position."""
+        self.ids += ids
+        self.positions += [(at + k, at + k, at + k) for k in range(len(ids))]
+        self.owner += [owner] * len(ids)
+        return at + len(ids)
+
+
+LETTERS, CLOCK, THING = 0, 1, 2
+"""What tokens are asked to know."""
+
+
+class LessonMaker:
+    """Draws rows and joins them into batches."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._cache: dict[str, list[int]] = {}
+
+    def encode(self, text: str) -> list[int]:
+        if text not in self._cache:
+            if len(self._cache) > 200_000:
+                self._cache.clear()
+            self._cache[text] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return self._cache[text]
+
+    def row(
+        self, rng: np.random.Generator, course: Course, grid: tuple[int, int], questions: int
+    ) -> Sheet:
+        """A video and as many questions as it allows, at most `questions`."""
+        sheet = Sheet()
+        at = sheet.say(self.encode("<|im_start|>user\n"), course.start, -1)
+        pads: list[dict[int, int]] = []
+        for number, shown in enumerate(course.pairs):
+            at, own = self._pair(sheet, course, number, at + int(course.gaps[number]), grid)
+            pads.append(own)
+            self._teach_pair(rng, sheet, shown, own, float(course.seconds[number]))
+        for number in range(questions):
+            asked = _draw_question(rng, course)
+            if asked is not None:
+                self._ask(sheet, course, asked, pads, at, -2 - number)
+        return sheet
+
+    def _pair(
+        self, sheet: Sheet, course: Course, number: int, at: int, grid: tuple[int, int]
+    ) -> tuple[int, dict[int, int]]:
+        """One pair's tokens; returns the next position and each kept token's column."""
+        text = timestamp_text(course.seconds[number])
+        at = sheet.say([*self.encode(text), ID["<|vision_start|>"]], at, number)
+        first, kept = len(sheet.ids), course.pairs[number].kept
+        sheet.ids += [ID["<|video_pad|>"]] * len(kept)
+        sheet.positions += [(at, at + k // grid[1], at + k % grid[1]) for k in kept]
+        sheet.owner += [number] * len(kept)
+        at = sheet.say([ID["<|vision_end|>"]], at + max(grid), number)
+        return at, {k: first + row for row, k in enumerate(kept)}
+
+    def _teach_pair(
+        self,
+        rng: np.random.Generator,
+        sheet: Sheet,
+        shown: Shown,
+        pads: dict[int, int],
+        seconds: float,
+    ) -> None:
+        """Pictures bind their time in the first layer and what is beside them in the second."""
+        first = min(pads.values())
+        told = {pads[at] for at in shown.things_at} | {int(rng.choice(list(pads.values())))}
+        if shown.code:
+            told.add(pads[shown.code_at])
+        for column in told:
+            for head, back in enumerate((3, 5, 6)):
+                sheet.looks.append((0, head, column, [first - back]))
+            sheet.knows.append((column, CLOCK, clock_classes(seconds)))
+        if not shown.code:
+            return
+        code_column = pads[shown.code_at]
+        things = {
+            pads[at]: number for at, number in zip(shown.things_at, shown.things, strict=True)
+        }
+        sheet.knows.append((code_column, LETTERS, letter_classes(shown.code)))
+        earlier = [column for column in things if column < code_column]
+        if earlier:
+            sheet.looks.append((1, 0, code_column, earlier))
+        for column, number in things.items():
+            if column > code_column:
+                sheet.looks.append((1, 0, column, [code_column]))
+                sheet.knows.append((column, LETTERS, letter_classes(shown.code)))
+                sheet.knows.append((column, THING, (number,)))
+        if len(things) == 1 and earlier:
+            sheet.knows.append((code_column, THING, (things[earlier[0]],)))
+
+    def _ask(
+        self,
+        sheet: Sheet,
+        course: Course,
+        asked: Asked,
+        pads: list[dict[int, int]],
+        at: int,
+        owner: int,
+    ) -> None:
+        begin, end = self.encode("0.0"), self.encode(f"{course.end_s:.1f}")
+        opening = [*self.encode(BEFORE), *begin, *self.encode(TO), *end]
+        filled = self.encode(asked.filled)
+        base = len(sheet.ids)
+        kind_at = base + len(opening)
+        gather = kind_at + 1 + len(filled)
+        prompt = [
+            *opening,
+            *self.encode(OPENINGS[asked.kind]),
+            *filled,
+            *self.encode(CLOSINGS[asked.kind]),
+            *self.encode("<|im_end|>\n<|im_start|>assistant\n"),
+        ]
+        self._teach_gather(sheet, asked, gather, kind_at)
+        said = self.encode(asked.answer)
+        answer = [*self.encode(ANSWER), *said, *self.encode(CLOSE), ID["<|im_end|>"]]
+        sheet.say([*prompt, *answer], at, owner)
+        first = base + len(prompt)
+        for k, token in enumerate(answer):
+            sheet.labels[first - 1 + k] = token
+            sheet.weights[first - 1 + k] = 1.0 if 0 < k <= len(said) + 1 else 0.2
+        for k in range(len(said)):
+            row = first + k
+            columns = _targets(asked, said[:k], self.encode, pads)
+            sheet.exempt.append((row, columns))
+            for head, back in enumerate((1, 2)):
+                sheet.looks.append((0, head, row, [row - back]))
+            sheet.looks.append((1, 0, row, [gather]))
+            sheet.looks += [(2, head, row, columns) for head in range(4)]
+            sheet.knows.append((row, asked.what, asked.classes))
+
+    def _teach_gather(self, sheet: Sheet, asked: Asked, gather: int, kind_at: int) -> None:
+        """The token behind what is filled in looks at its pieces and at the kind of question."""
+        if asked.what == LETTERS:
+            backs = [gather - 1, gather - 2, gather - 3]
+        elif asked.what == THING:
+            backs = [gather - 1, gather - 2]
+        else:
+            backs = [gather - 1, gather - 3, max(gather - 4, kind_at)]
+        for head, column in enumerate(backs):
+            sheet.looks.append((0, head, gather, [column]))
+        sheet.looks.append((0, 3, gather, [kind_at]))
+        sheet.knows.append((gather, asked.what, asked.classes))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question, its answer, and the pairs and places that tell it."""
+
+    kind: Kind
+    filled: str
+    """What stands in the question's gap."""
+    what: int
+    classes: tuple[int, ...]
+    answer: str
+    places: tuple[tuple[int, int, str], ...]
+    """(pair, token within it, printed time): all that tell an answer."""
+
+
+def _draw_question(rng: np.random.Generator, course: Course) -> Asked | None:
+    """A question that has one answer; None where ten draws gave none."""
+    for _ in range(10):
+        kind = KINDS[int(rng.choice(len(KINDS), p=[0.36, 0.22, 0.16, 0.13, 0.13]))]
+        number = int(rng.integers(len(course.pairs)))
+        asked = _question(rng, course, kind, number)
+        if asked is not None:
+            return asked
+    return None
+
+
+def _question(rng: np.random.Generator, course: Course, kind: Kind, number: int) -> Asked | None:
+    shown, seconds = course.pairs[number], float(course.seconds[number])
+    time_text = f"{seconds:.1f}"
+    if kind == "when":
+        if not shown.code:
+            return None
+        places = tuple(
+            place
+            for i, pair in enumerate(course.pairs)
+            if pair.code == shown.code
+            for place in _code_places(course, i)
+        )
+        return Asked(kind, shown.code, LETTERS, letter_classes(shown.code), time_text, places)
+    if kind == "code_at":
+        if not shown.code:
+            return None
+        places = _code_places(course, number)
+        return Asked(kind, time_text, CLOCK, clock_classes(seconds), shown.code, places)
+    if kind == "thing_at":
+        if len(shown.things) != 1:
+            return None
+        name = CLASSES[shown.things[0]]
+        places = ((number, shown.things_at[0], time_text),)
+        if shown.code_at > shown.things_at[0]:
+            places = (*places, (number, shown.code_at, time_text))
+        return Asked(kind, time_text, CLOCK, clock_classes(seconds), name, places)
+    if not shown.code or not shown.things:
+        return None
+    if kind == "code_with":
+        thing = int(rng.choice(shown.things))
+        together = [i for i, p in enumerate(course.pairs) if p.code and thing in p.things]
+        if any(course.pairs[i].code != shown.code for i in together):
+            return None
+        places = tuple(_later(course, i, thing) for i in together)
+        return Asked(kind, CLASSES[thing], THING, (thing,), shown.code, places)
+    together = [i for i, p in enumerate(course.pairs) if p.code == shown.code]
+    if len(shown.things) != 1 or any(course.pairs[i].things != shown.things for i in together):
+        return None
+    places = tuple(_later(course, i, shown.things[0]) for i in together)
+    name = CLASSES[shown.things[0]]
+    return Asked(kind, shown.code, LETTERS, letter_classes(shown.code), name, places)
+
+
+def _code_places(course: Course, number: int) -> tuple[tuple[int, int, str], ...]:
+    """The code's own token and those of things behind it, which have seen it."""
+    pair, text = course.pairs[number], f"{course.seconds[number]:.1f}"
+    later = [at for at in pair.things_at if at > pair.code_at]
+    return tuple((number, at, text) for at in (pair.code_at, *later))
+
+
+def _later(course: Course, number: int, thing: int) -> tuple[int, int, str]:
+    """Of a code and a thing the token that comes later: it has seen the other."""
+    pair = course.pairs[number]
+    at = pair.things_at[pair.things.index(thing)]
+    return number, max(at, pair.code_at), f"{course.seconds[number]:.1f}"
+
+
+def _targets(
+    asked: Asked, said: list[int], encode: Encode, pads: list[dict[int, int]]
+) -> list[int]:
+    """Columns that tell the next token: of several times those that begin as what was said."""
+    places = asked.places
+    if asked.kind == "when":
+        places = tuple(p for p in places if encode(p[2])[: len(said)] == said)
+    return sorted({pads[pair][at] for pair, at, _ in places})
+
+
+def letter_classes(code: str) -> tuple[int, ...]:
+    return tuple(ALPHABET.index(letter) for letter in code)
+
+
+def clock_classes(seconds: float) -> tuple[int, ...]:
+    """Hundreds (or NO_HUNDREDS), what is below a hundred, tenths."""
+    tenths = round(seconds * 10)
+    hundreds, rest = divmod(tenths, 1000)
+    return hundreds or NO_HUNDREDS, rest // 10, rest % 10

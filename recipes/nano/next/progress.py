@@ -1,0 +1,74 @@
+"""What both trainings share: steps that depend on their number alone, and states that survive
+a stop.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+SAVE_EVERY_S = 60.0
+SAY_EVERY = 50
+
+
+def rate(peak: float, step: int, steps: int, decline: float) -> float:
+    """Short warm-up, plateau, straight decline over the last share `decline` of the steps."""
+    return peak * min(1.0, (step + 1) / 60) * min(1.0, max(0.01, (1 - step / steps) / decline))
+
+
+@dataclass(slots=True)
+class Loop:
+    """Runs steps from where a saved state stopped; step k draws from a generator of its own."""
+
+    path: Path
+    steps: int
+    seed: int
+    state: Callable[[], dict[str, Any]]
+    load: Callable[[dict[str, Any]], None]
+    step: int = 0
+    is_stopped: bool = False
+    means: dict[str, float] = field(default_factory=dict)
+
+    def resume(self) -> None:
+        if self.path.exists():
+            saved = torch.load(self.path, weights_only=True)
+            self.load(saved["state"])
+            self.step = saved["step"]
+            print(f"going on from step {self.step}", flush=True)
+
+    def run(self, one: Callable[[np.random.Generator, int], dict[str, float]]) -> None:
+        """Call `one` for each step that is left; it returns what to print. An interrupt ends it
+        after the step at hand, with exit code 130."""
+        signal.signal(signal.SIGINT, self._stop)
+        started = saved = time.monotonic()
+        while self.step < self.steps and not self.is_stopped:
+            told = one(np.random.default_rng((self.seed, self.step)), self.step)
+            for name, value in told.items():
+                self.means[name] = 0.96 * self.means.get(name, value) + 0.04 * value
+            self.step += 1
+            if self.step % SAY_EVERY == 0:
+                numbers = " ".join(f"{name} {value:.3f}" for name, value in self.means.items())
+                print(f"step {self.step} {numbers} {time.monotonic() - started:.0f} s", flush=True)
+            if time.monotonic() - saved > SAVE_EVERY_S:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+        if self.is_stopped:
+            print(f"stopped behind step {self.step}; run it again to go on", flush=True)
+            sys.exit(130)
+
+    def _stop(self, *_: object) -> None:
+        self.is_stopped = True
+
+    def save(self) -> None:
+        part = self.path.with_suffix(".part")
+        torch.save({"state": self.state(), "step": self.step}, part)
+        part.replace(self.path)

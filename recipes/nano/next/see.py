@@ -1,0 +1,208 @@
+"""Step 1: learn to read. The shipped tower, which knows things, also learns to put the vectors of a
+code's letters at the token of the code's middle, on frames of any size.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Qwen3VLForConditionalGeneration
+
+from pipeline.lettering import ALPHABET, CODE_LENGTH
+from recipes.nano.codes import CODE_NORM, LETTER_NORM, class_codes, ground_code, letter_codes
+from recipes.nano.network import encode_pairs, new_model, patchify
+from recipes.nano.next.pictures import Pictures, draw_pictures
+from recipes.nano.next.progress import Loop, rate
+from recipes.nano.next.shape import RUNS, config
+from recipes.nano.optimizers import Optimizers
+from recipes.nano.shape import CHECKPOINT as SHIPPED
+from recipes.nano.shape import VISION_HIDDEN
+
+GRIDS = ((2, 2), (2, 3), (2, 4), (3, 4), (3, 5), (4, 5), (4, 6), (6, 8), (8, 8), (12, 12))
+GRID_ODDS = (0.04, 0.06, 0.08, 0.2, 0.16, 0.12, 0.12, 0.1, 0.06, 0.06)
+TOKENS_PER_STEP = 600
+SHARP = 12.0
+"""How sharply a letter's share in a feature is asked for."""
+
+
+def tower(seed: int) -> Qwen3VLForConditionalGeneration:
+    """A new decoder under the shipped tower. Its DeepStack levels are silent: what a token shows is
+    all on the main level."""
+    model = new_model(seed, config())
+    weights = load_file(SHIPPED / "model.safetensors")
+    own = {name: value for name, value in weights.items() if name.startswith("model.visual.")}
+    model.load_state_dict(own, strict=False)
+    for merger in model.model.visual.deepstack_merger_list:
+        torch.nn.init.zeros_(merger.linear_fc2.weight)
+        torch.nn.init.zeros_(merger.linear_fc2.bias)
+    return model
+
+
+def wanted_features(pictures: Pictures) -> Tensor:
+    """(pairs, tokens, hidden): ground everywhere, things and letters where they are."""
+    wanted = ground_code() + pictures.things @ class_codes()
+    codes = letter_codes()
+    for slot in range(codes.shape[0]):
+        index = pictures.letters[..., slot]
+        wanted = wanted + codes[slot][index.clamp_min(0)] * (index >= 0)[..., None]
+    return wanted
+
+
+def letter_scores(features: Tensor) -> Tensor:
+    """(…, hidden) → (…, slots, letters): 1 where a letter stands in full, 0 where it does not."""
+    return torch.einsum("...d,sld->...sl", features, letter_codes() / LETTER_NORM**2)
+
+
+class SpellingProbe(nn.Module):
+    """What the patch in a letter's middle should know before the last block: the letter, and which
+    of the code's it is. Thrown away afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.letter = nn.Linear(VISION_HIDDEN, len(ALPHABET))
+        self.slot = nn.Linear(VISION_HIDDEN, CODE_LENGTH)
+
+    def forward(self, patches: Tensor, spelt: Tensor) -> Tensor:
+        """Loss per letter, from (pairs, patches, width)."""
+        there = spelt[..., 0] >= 0
+        own, wanted = patches[there].float(), spelt[there]
+        letter = F.cross_entropy(self.letter(own), wanted[:, 0], reduction="sum")
+        slot = F.cross_entropy(self.slot(own), wanted[:, 1], reduction="sum")
+        return (letter + slot) / max(1, len(own))
+
+
+def reading_loss(
+    main: Tensor, patches: Tensor, pictures: Pictures, probe: SpellingProbe
+) -> tuple[Tensor, dict[str, float]]:
+    """Per thing or code: distance to what is wanted, and its name; per letter what `probe` says."""
+    told = pictures.is_told
+    home = pictures.letters[..., 0] >= 0
+    num_codes, num_things = max(1, int(home.sum())), max(1, int(pictures.things.sum()))
+    gap = (main - wanted_features(pictures)).square().sum(-1)
+    distance = gap[told].sum() / (num_codes + num_things)
+    scores = letter_scores(main[home])
+    letters = pictures.letters[home]
+    spelling = F.cross_entropy(SHARP * scores.flatten(0, 1), letters.flatten(), reduction="sum")
+    spelling = spelling / num_codes
+    named = main[told] @ (class_codes() / CODE_NORM**2).T * SHARP - SHARP / 2
+    naming = F.binary_cross_entropy_with_logits(named, pictures.things[told], reduction="sum")
+    naming = naming / num_things
+    right = (scores.argmax(-1) == letters).all(-1).float()
+    probed = probe(patches, pictures.spelt)
+    told_numbers = {
+        "letters": float(probed.detach()),
+        "distance": float(distance.detach()),
+        "spelling": float(spelling.detach()),
+        "naming": float(naming.detach()),
+        "read": float(right.mean()) if len(right) else 1.0,
+    }
+    return 0.5 * distance + spelling + 0.5 * naming + probed, told_numbers
+
+
+def _draw(rng: np.random.Generator) -> tuple[Pictures, tuple[int, int]]:
+    grid = GRIDS[int(rng.choice(len(GRIDS), p=GRID_ODDS))]
+    count = max(1, TOKENS_PER_STEP // (grid[0] * grid[1]))
+    return draw_pictures(count, grid, rng, items=float(rng.uniform(0.5, 2.2))), grid
+
+
+def features_of(
+    model: Qwen3VLForConditionalGeneration, pictures: Pictures, grid: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """(pairs, tokens, hidden) float32, and what patches hold before the last block."""
+    watched: list[Tensor] = []
+    # Half the time of float32 on this class of machine.
+    with torch.autocast("cpu", torch.bfloat16):
+        main = encode_pairs(model, patchify(pictures.pairs), grid, deep_too=False, watched=watched)[
+            0
+        ]
+    return main.float(), watched[-2]
+
+
+@dataclass(slots=True)
+class Reader:
+    """The tower under training."""
+
+    model: Qwen3VLForConditionalGeneration
+    probe: SpellingProbe
+    optimizer: Optimizers
+
+    def state(self) -> dict[str, Any]:
+        visual = self.model.model.visual.state_dict()
+        return {
+            "visual": visual,
+            "probe": self.probe.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.model.model.visual.load_state_dict(state["visual"])
+        self.probe.load_state_dict(state["probe"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def new_reader(seed: int, lr: float) -> Reader:
+    model, probe = tower(seed), SpellingProbe()
+    visual = model.model.visual
+    visual.deepstack_merger_list.requires_grad_(False)
+    named = [(n, p) for n, p in visual.named_parameters() if p.requires_grad]
+    matrices = [p for n, p in named if p.ndim == 2 and "blocks." in n]
+    rest = [p for n, p in named if not (p.ndim == 2 and "blocks." in n)]
+    rest += list(probe.parameters())
+    return Reader(model, probe, Optimizers(matrices, rest, lr))
+
+
+@torch.no_grad()
+def try_out(model: Qwen3VLForConditionalGeneration, pairs: int = 40) -> str:
+    """Codes read whole on pictures of other seeds, per grid."""
+    parts = []
+    for number, grid in enumerate(((2, 2), (3, 4), (4, 6), (12, 12))):
+        rng = np.random.default_rng((77, number))
+        count = max(2, pairs * 12 // (grid[0] * grid[1]))
+        pictures = draw_pictures(count, grid, rng)
+        main, _ = features_of(model, pictures, grid)
+        home = pictures.letters[..., 0] >= 0
+        right = (letter_scores(main[home]).argmax(-1) == pictures.letters[home]).all(-1)
+        empty = pictures.is_told & ~home
+        loudest = letter_scores(main[empty]).clamp_min(0).amax(-1).mean(-1).amax()
+        parts.append(f"{grid}: {int(right.sum())}/{len(right)}, loudest empty {loudest:.2f}")
+    return "; ".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--decline", type=float, default=0.6)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--name", default="reader.pt")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    RUNS.mkdir(parents=True, exist_ok=True)
+    reader = new_reader(options.seed, options.lr)
+    loop = Loop(RUNS / options.name, options.steps, options.seed, reader.state, reader.load)
+    loop.resume()
+
+    def one(rng: np.random.Generator, step: int) -> dict[str, float]:
+        pictures, grid = _draw(rng)
+        main, patches = features_of(reader.model, pictures, grid)
+        loss, told = reading_loss(main, patches, pictures, reader.probe)
+        reader.optimizer.set_lr(rate(options.lr, step, options.steps, options.decline))
+        reader.optimizer.step(loss)
+        if step % 500 == 499:
+            print(try_out(reader.model), flush=True)
+        return told
+
+    loop.run(one)
+    print(try_out(reader.model, 160), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Sizes of the next nano: the one place that decides them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from recipes.nano import shape as first
+
+RUNS = first.RUNS / "next"
+CHECKPOINT = Path(__file__).with_name("checkpoint")
+ID = first.ID
+HIDDEN, LAYERS, HEADS, HEAD_DIM = first.HIDDEN, 3, 4, 64
+CONTEXT = 1_048_576
+"""A million tokens; positions grow slower, see `FAR`."""
+FAR = 160_000
+"""Positions that a million tokens of video reach, with room: a pair of 12 × 12 takes 21."""
+ROPE_THETA = 1e10
+
+
+def config() -> dict[str, Any]:
+    """config.json of the checkpoint."""
+    settings = first.config()
+    settings["text_config"] |= {
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": HEADS,
+        "head_dim": HEAD_DIM,
+        "max_position_embeddings": CONTEXT,
+    }
+    settings["text_config"]["rope_parameters"]["rope_theta"] = ROPE_THETA
+    return settings

@@ -1,0 +1,40 @@
+"""All steps in order. Steps stop by their count, and step k draws from a generator of its own: run
+it again to take up a stopped one, and a rerun on the same libraries gives the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+
+from recipes.nano.next.shape import RUNS
+
+
+def steps(threads: int) -> list[tuple[str, list[str]]]:
+    """(step, arguments), in order."""
+    few = ["--threads", str(threads)]
+    return [
+        ("see", few),
+        ("retrieve", few),
+        ("export", []),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    RUNS.mkdir(parents=True, exist_ok=True)
+    for step, arguments in steps(options.threads):
+        done = RUNS / f"{step}.done"
+        if done.exists():
+            continue
+        print(step, flush=True)
+        command = [sys.executable, "-m", f"recipes.nano.next.{step}", *arguments]
+        subprocess.run(command, check=True)
+        done.touch()
+
+
+if __name__ == "__main__":
+    main()

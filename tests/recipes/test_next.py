@@ -1,0 +1,222 @@
+"""The next nano's lessons: what they tell is true, and what stands for a long video does."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.lettering import ALPHABET
+from pipeline.needles import ASKS, ask_for
+from pipeline.questions import build_questions
+from recipes.nano.codes import class_codes, ground_code, letter_codes
+from recipes.nano.next.decoder import Lesson, join, run
+from recipes.nano.next.lessons import (
+    Course,
+    LessonMaker,
+    Sheet,
+    clock_classes,
+    draw_course,
+    worded_features,
+)
+from recipes.nano.next.pictures import draw_pictures
+from recipes.nano.next.retrieve import whole_answers
+from recipes.nano.next.see import letter_scores, tower, wanted_features
+from recipes.nano.next.shape import FAR
+from recipes.nano.next.tokenizer import build
+from recipes.nano.pictures import CLASSES
+from schemas.job import QuerySpec
+from schemas.time import TimeSpan, timestamp_text
+
+TOKENIZER = build()
+
+
+@pytest.fixture(scope="module")
+def maker() -> LessonMaker:
+    return LessonMaker(TOKENIZER)
+
+
+def draw_row(maker: LessonMaker, seed: int, questions: int = 6) -> tuple[Course, Sheet]:
+    rng = np.random.default_rng(seed)
+    course = draw_course(rng, 8, 12)
+    return course, maker.row(rng, course, (3, 4), questions)
+
+
+def text_of(ids: list[int]) -> str:
+    return str(TOKENIZER.decode(ids, skip_special_tokens=False))
+
+
+def segments(sheet: Sheet) -> list[list[int]]:
+    """Token ids of each question with its answer."""
+    owners = sorted({owner for owner in sheet.owner if owner < -1}, reverse=True)
+    return [
+        [token for token, owner in zip(sheet.ids, sheet.owner, strict=True) if owner == own]
+        for own in owners
+    ]
+
+
+def test_questions_are_asked_word_for_word_as_jobs_ask_them(maker: LessonMaker) -> None:
+    kinds = set()
+    for seed in range(12):
+        course, sheet = draw_row(maker, seed)
+        for ids in segments(sheet):
+            text = text_of(ids)
+            asked, _ = text.split("<|im_end|>\n<|im_start|>assistant\n")
+            ask = re.fullmatch(r"\nThe video runs from .* seconds\. (.*) Answer in JSON\.", asked)
+            assert ask is not None
+            span = TimeSpan(0, round(course.end_s * 10), Fraction(1, 10))
+            query = QuerySpec(id="q", ask=ask[1])
+            assert build_questions([query], span)[0].text == asked
+            kinds |= {kind for kind, words in ASKS.items() if ask[1][:18] == words[:18]}
+    assert kinds == set(ASKS)
+
+
+def test_answers_are_true(maker: LessonMaker) -> None:
+    counted = 0
+    for seed in range(12):
+        course, sheet = draw_row(maker, seed)
+        for ids in segments(sheet):
+            text = text_of(ids)
+            found = re.search(r'\{"answer": "(.*)"\}<\|im_end\|>$', text)
+            assert found is not None
+            assert answer_is_true(course, text, found[1]), text
+            counted += 1
+    assert counted > 50
+
+
+def answer_is_true(course: Course, text: str, answer: str) -> bool:
+    shown = list(zip(course.seconds, course.pairs, strict=True))
+    if code := re.search(r"At what time is the code (\w+) on", text):
+        return any(s == float(answer) and pair.code == code[1] for s, pair in shown)
+    if at := re.search(r"Which code is on screen at ([\d.]+) ", text):
+        return [pair.code for s, pair in shown if s == float(at[1])] == [answer]
+    if at := re.search(r"Which thing is on screen at ([\d.]+) ", text):
+        return [[CLASSES[t] for t in p.things] for s, p in shown if s == float(at[1])] == [[answer]]
+    if thing := re.search(r"Which code is on screen together with a (.*)\? Ans", text):
+        number = CLASSES.index(thing[1])
+        return {pair.code for _, pair in shown if pair.code and number in pair.things} == {answer}
+    code = re.search(r"together with the code (\w+)\?", text)
+    assert code is not None
+    return {tuple(CLASSES[t] for t in p.things) for _, p in shown if p.code == code[1]} == {
+        (answer,)
+    }
+
+
+def test_heads_are_told_to_look_where_the_time_stands(maker: LessonMaker) -> None:
+    course, sheet = draw_row(maker, 3)
+    checked = 0
+    for layer, head, row, columns in sheet.looks:
+        pair = sheet.owner[row]
+        if layer or pair < 0:
+            continue
+        pieces = maker.encode(timestamp_text(course.seconds[pair]))
+        tenths, units = pieces[-2], pieces[-4]
+        hundreds = pieces[-5]
+        assert [sheet.ids[c] for c in columns] == [(tenths, units, hundreds)[head]]
+        assert sheet.owner[columns[0]] == pair
+        checked += 1
+    assert checked > 30
+
+
+@pytest.mark.parametrize(
+    ("seconds", "classes"),
+    [(0.2, (100, 0, 2)), (99.9, (100, 99, 9)), (305.5, (3, 5, 5)), (9999.0, (99, 99, 0))],
+)
+def test_a_time_falls_into_its_pieces(seconds: float, classes: tuple[int, ...]) -> None:
+    assert clock_classes(seconds) == classes
+
+
+def test_positions_are_those_of_a_long_video(maker: LessonMaker) -> None:
+    farthest = 0
+    for seed in range(40):
+        course, sheet = draw_row(maker, seed, questions=1)
+        video = [p for p, owner in zip(sheet.positions, sheet.owner, strict=True) if owner >= 0]
+        times = [p[0] for p in video]
+        assert times == sorted(times)
+        assert max(times) <= FAR
+        farthest = max(farthest, *times)
+        first_pads = [k for k, token in enumerate(sheet.ids) if token == 6]
+        for column in first_pads:
+            kept = course.pairs[sheet.owner[column]].kept
+            t, row, col = sheet.positions[column]
+            assert (row - t) * 4 + (col - t) in kept
+    assert farthest > FAR / 2
+
+
+def joined(maker: LessonMaker, seeds: range, loudness: float) -> tuple[list[Sheet], Lesson]:
+    drawn = [draw_row(maker, seed) for seed in seeds]
+    rng = np.random.default_rng(0)
+    features = [worded_features(rng, course) for course, _ in drawn]
+    sheets = [sheet for _, sheet in drawn]
+    return sheets, join(sheets, features, [loudness] * len(sheets))
+
+
+def test_what_is_not_asked_for_is_louder_and_questions_are_alone(maker: LessonMaker) -> None:
+    sheets, lesson = joined(maker, range(2), 5.0)
+    for sheet, bias in zip(sheets, lesson.bias[:, 0], strict=True):
+        exempt = {row: set(columns) for row, columns in sheet.exempt}
+        for row in range(0, len(sheet.ids), 3):
+            for column in range(len(sheet.ids)):
+                asks, holds = sheet.owner[row], sheet.owner[column]
+                value = float(bias[row, column])
+                if column > row or (holds < -1 and holds != asks):
+                    assert value < -1e8
+                elif holds < 0 or asks in (-1, holds) or column in exempt.get(row, ()):
+                    assert value == 0
+                else:
+                    assert value == 5
+
+
+def test_lessons_run_as_the_library_runs(maker: LessonMaker) -> None:
+    model = tower(0)
+    _, sheet = draw_row(maker, 5, questions=1)
+    course, _ = draw_row(maker, 5, questions=1)
+    features = worded_features(np.random.default_rng(0), course)
+    lesson = join([sheet], [features], [0.0])
+    with torch.inference_mode():
+        own = run(model, lesson, [])[-1]
+        text = model.model.language_model
+        embedded = text.embed_tokens(lesson.ids)
+        embedded = embedded.masked_scatter(lesson.visual[..., None], lesson.features)
+        theirs = text(inputs_embeds=embedded, position_ids=lesson.positions).last_hidden_state
+    assert lesson.tail > 50
+    assert torch.allclose(own, theirs[:, lesson.tail :], atol=2e-4)
+
+
+def test_letters_things_and_ground_do_not_mix() -> None:
+    letters = letter_codes().flatten(0, 1)
+    rows = torch.cat([ground_code()[None], class_codes(), letters])
+    rows = rows / rows.norm(dim=1, keepdim=True)
+    assert torch.allclose(rows @ rows.T, torch.eye(len(rows)), atol=1e-5)
+
+
+def test_pictures_and_what_they_should_give() -> None:
+    rng = np.random.default_rng(1)
+    pictures = draw_pictures(6, (4, 5), rng)
+    assert pictures.pairs.shape == (6, 2, 128, 160, 3)
+    home = pictures.letters[..., 0] >= 0
+    assert home.any()
+    assert pictures.things.any()
+    assert pictures.is_told[home].all()
+    wanted = wanted_features(pictures)
+    scores = letter_scores(wanted)
+    assert torch.equal(scores[home].argmax(-1), pictures.letters[home])
+    assert scores[~home].abs().max() < 1e-4
+    assert scores.shape[-1] == len(ALPHABET)
+
+
+def test_whole_answers_are_counted() -> None:
+    answers = torch.tensor([0, 1, 1, 0, 1, 0, 0, 1, 1, 1]).bool()
+    faults = torch.tensor([1, 0, 0, 0, 1, 0, 1, 0, 0, 0]).bool()
+    assert whole_answers(answers, faults) == (2, 3)
+
+
+def test_the_asks_have_a_token_before_and_behind_their_gap() -> None:
+    for kind in ASKS:
+        ask = ask_for(kind, code="KRX", thing="red circle", seconds=12.5)
+        ids: Tensor = torch.tensor(TOKENIZER.encode(f" seconds. {ask} Answer in JSON.").ids)
+        assert len(ids) <= 5
