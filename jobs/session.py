@@ -40,6 +40,7 @@ from jobs.run_batch import (
 )
 from jobs.start import read_headers, start_executor
 from jobs.tools import load_facts
+from jobs.tracing import Facts, Tracing
 from pipeline.audit import Finding, drop_replaced, mend
 from pipeline.commit_log import CommitLog
 from pipeline.entries import Entry
@@ -136,8 +137,11 @@ def run_job(
     store, work = ready.log.store, ready.work
     sweep(store)
     metrics = Metrics(store, job_id(job), len(work.pending))
-    with Journal(store, uuid.uuid4().hex[:12]) as journal:
-        run = _Run(ready, console, watch, journal, metrics, BatchSummary(num_kept=work.num_kept))
+    tracing = Tracing()
+    about: Facts = {"longtake.job": job_id(job), "longtake.model": ready.facts.name}
+    with Journal(store, uuid.uuid4().hex[:12]) as journal, tracing.run(about):
+        summary = BatchSummary(num_kept=work.num_kept)
+        run = _Run(ready, console, watch, journal, metrics, tracing, summary)
         with Client(store, partial(run.cancel, on_cancel)) as client:
             journal.write("run_started", **_start_facts(ready, client))
             move_rows(work, ready.log)
@@ -186,6 +190,7 @@ class _Run:
     watch: Callable[[Report], None]
     journal: Journal
     metrics: Metrics
+    tracing: Tracing
     summary: BatchSummary
     said: set[str] = field(default_factory=set)
     committing: threading.Lock = field(default_factory=threading.Lock)
@@ -219,7 +224,8 @@ class _Run:
     def commit(self, done: UnitDone) -> None:
         ready = self.ready
         with self.committing:
-            entry = commit_unit(done, job_id(ready.job), ready.facts, ready.log, ready.since)
+            with self.tracing.commit(done.result):
+                entry = commit_unit(done, job_id(ready.job), ready.facts, ready.log, ready.since)
             if entry is None:
                 self.summary.num_kept += 1
             else:
