@@ -83,6 +83,11 @@ class Child:
                 raise CallLost(cause, attempt)
         raise ValueError(f"limits.attempts is {limits.attempts}; a call is tried once or more.")
 
+    def warm(self, module: str) -> None:
+        """Start a process where there is none, with a module imported, and do not wait for it."""
+        if self._process is None:
+            self._process, self._line = _start(module)
+
     def close(self) -> None:
         """Kill the child, and whatever it started."""
         if self._process is None or self._line is None:
@@ -157,12 +162,13 @@ def one_child() -> Iterator[Child]:
         child.close()
 
 
-def _start() -> tuple[subprocess.Popen[bytes], Connection]:
+def _start(module: str = "jobs.child") -> tuple[subprocess.Popen[bytes], Connection]:
     ours, theirs = socket.socketpair()
     with theirs:
         # The same modules as here, whatever put them in reach.
         code = (
             f"import sys; sys.path[:] = {sys.path!r}\n"
+            f"import {module}\n"
             f"from jobs.child import serve; serve({theirs.fileno()}, {os.getpid()})"
         )
         process = subprocess.Popen(  # noqa: S603 - our own module in our own interpreter

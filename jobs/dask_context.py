@@ -19,7 +19,7 @@ from typing import Any
 from distributed import Worker, get_client, get_worker, wait
 from distributed.utils import sync
 
-from jobs.children import Child, Limits, Unwanted
+from jobs.children import CallLost, Child, Limits, Unwanted
 from jobs.cluster import DECODE, MODEL
 from jobs.executor import Item, Report, Result, Task
 from jobs.likeness import differences, installation
@@ -106,9 +106,17 @@ def run_helper(function: Callable[[Item], Result], item: Item, ticket: Ticket) -
     except IndexError:
         child = Child()
     try:
-        return child.call(function, item, ticket.limits, _Wanted())
-    finally:
+        result = child.call(function, item, ticket.limits, _Wanted())
+    except CallLost:
+        # Neighbours take the children that are warm meanwhile.
+        child.warm(function.__module__)
+        _IDLE.insert(0, child)
+        raise
+    except BaseException:
         _IDLE.append(child)
+        raise
+    _IDLE.append(child)
+    return result
 
 
 class _Wanted:
