@@ -122,6 +122,16 @@ def test_a_child_that_was_killed_between_two_calls_is_replaced(child: Child) -> 
     assert child.call(own_pid, None, QUICK) != pid
 
 
+def test_a_lost_child_is_replaced_ahead_of_the_next_call() -> None:
+    with one_child() as made:
+        with pytest.raises(CallLost):
+            made.call(abort, None, Limits(attempts=1))
+        made.warm(abort.__module__)
+        first = made.call(own_pid, None, QUICK)
+        made.warm(abort.__module__)
+        assert made.call(own_pid, None, QUICK) == first
+
+
 def test_an_unwanted_call_is_ended_with_all_it_started(child: Child, tmp_path: Path) -> None:
     note = tmp_path / "note"
     with pytest.raises(Unwanted):
