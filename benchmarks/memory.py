@@ -67,6 +67,7 @@ def run_child(folder: str, tokens: int, kv_dtype: str = "auto") -> dict[str, int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cases", nargs="*", default=list(CASES), help="which; none: all of them")
     parser.add_argument("--child", nargs=3, metavar=("FOLDER", "TOKENS", "KV"))
     options = parser.parse_args()
     if options.child:
@@ -79,7 +80,8 @@ def main() -> None:
             shape: str(write_checkpoint(shape, Path(root) / str(number)))
             for number, shape in enumerate((NANO_SHAPE, WIDE_2B))
         }
-        for name, (shape, tokens) in CASES.items():
+        for name in options.cases:
+            shape, tokens = CASES[name]
             # The heap's own leftovers vary by tens of MiB from run to run.
             runs = [run_child(folders[shape], tokens) for _ in range(3)]
             found = sorted(runs, key=lambda run: run["above"])[1]
@@ -93,7 +95,8 @@ def main() -> None:
             error = abs(found["predicted"] / found["total"] - 1)
             claim(f"memory_prediction_error_{name}", error, 0.10, at_most=True)
     flat = [size for name, size in above.items() if name.startswith("nano")]
-    claim("above_kv_flat", max(flat) / min(flat), 1.10, at_most=True)
+    if len(flat) > 1:
+        claim("above_kv_flat", max(flat) / min(flat), 1.10, at_most=True)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ TEMPORARY_BYTES = 24 * 1024**2
 getting it again costs a page fault per 4 KiB: a fifth of a prefill at the widths of 2B."""
 MAX_READS = 64
 """Positions whose logits are read in one round."""
-RUNTIME_BYTES = 450 * 1024**2
+RUNTIME_BYTES = 500 * 1024**2
 """What a job's libraries take once they are imported and have run: torch and transformers, the
 decoder, Parquet and the cluster; measured on Linux."""
 KERNEL_BYTES = 50 * 1024**2
