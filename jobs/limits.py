@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from jobs.manifest import Unit
-from pipeline.probe import probe
+from jobs.start import careful_probe
 from pipeline.windows import plan_windows
 from schemas.errors import ConfigError, LongtakeError
 from schemas.job import JobSpec
+from schemas.media import StreamIndex, VideoSource
 from schemas.ports import ModelFacts, PromptCounter
 
 
@@ -34,7 +35,8 @@ def check_limits(
                 f"limits.max_hours is {limits.max_hours:g}; raise it, or name fewer videos."
             )
     if limits.max_tokens is not None:
-        tokens = sum(count_tokens(unit, job, facts, counter) for unit in readable)
+        with careful_probe(job.cluster) as probe:
+            tokens = sum(count_tokens(unit, job, facts, counter, probe) for unit in readable)
         if tokens > limits.max_tokens:
             raise ConfigError(
                 f"{len(readable)} videos of {tokens:,} tokens are left to read and "
@@ -43,7 +45,13 @@ def check_limits(
             )
 
 
-def count_tokens(unit: Unit, job: JobSpec, facts: ModelFacts, counter: PromptCounter) -> int:
+def count_tokens(
+    unit: Unit,
+    job: JobSpec,
+    facts: ModelFacts,
+    counter: PromptCounter,
+    probe: Callable[[VideoSource, str], StreamIndex],
+) -> int:
     """Tokens of a unit's session with its questions; 0 where it cannot be planned and so is not
     read."""
     try:

@@ -11,10 +11,10 @@ from jobs.manifest import find_videos
 from jobs.output_size import output_bytes
 from jobs.outputs import open_store
 from jobs.show import plan_facts
+from jobs.start import careful_probe
 from jobs.tools import load_facts
 from model.machine import available_bytes
 from pipeline.commit_log import CommitLog
-from pipeline.probe import probe
 from pipeline.windows import plan_windows
 from schemas.errors import LongtakeError
 from schemas.job import JobSpec
@@ -41,15 +41,16 @@ def plan_job(job: JobSpec, *, calibrated: bool = False) -> JobPlan:
     facts, counter = load_facts(job.model)
     free = available_bytes()
     plans, problems = [], []
-    for wanted in find_videos(job):
-        try:
-            index = probe(wanted.fetched(job).source, UNREAD)
-            windows = plan_windows(index, wanted.own_job(job), facts, counter, free)
-        except LongtakeError as error:
-            problems.append(error)
-        else:
-            size = output_bytes(index, windows, wanted.queries, facts)
-            plans.append(plan_facts(index, windows, facts) | {"output_bytes": size})
+    with careful_probe(job.cluster) as probe:
+        for wanted in find_videos(job):
+            try:
+                index = probe(wanted.fetched(job).source, UNREAD)
+                windows = plan_windows(index, wanted.own_job(job), facts, counter, free)
+            except LongtakeError as error:
+                problems.append(error)
+            else:
+                size = output_bytes(index, windows, wanted.queries, facts)
+                plans.append(plan_facts(index, windows, facts) | {"output_bytes": size})
     estimate = _estimate(job, facts, plans, calibrated=calibrated)
     for number, plan in enumerate(plans):
         plan["estimated_s"] = None if estimate is None else round(estimate.each_s[number], 2)

@@ -198,10 +198,9 @@ def plans_table(plans: Sequence[dict[str, Any]]) -> Table:
 def plan_total(plans: Sequence[dict[str, Any]], estimate: Estimate | None) -> str:
     """What all videos come to, in one line."""
     size = sum(plan["output_bytes"] for plan in plans)
-    said = (
-        f"total: {len(plans)} videos, {sum(plan['total_tokens'] for plan in plans):,} tokens, "
-        f"about {size / 1024:.0f} KiB of Parquet; "
-    )
+    tokens = sum(plan["total_tokens"] for plan in plans)
+    videos = "1 video" if len(plans) == 1 else f"{len(plans)} videos"
+    said = f"total: {videos}, {tokens:,} tokens, about {size / 1024:.0f} KiB of Parquet; "
     if estimate is None:
         return said + "time unknown: `--calibrate` reads short clips to tell it"
     low, high = _spoken(estimate.low_s), _spoken(estimate.high_s)

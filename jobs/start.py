@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from jobs.children import CallLost, Limits, one_child
 from jobs.cluster import EmbeddedCluster, RunningCluster
 from jobs.dask_executor import DaskExecutor, Patience
 from jobs.executor import Executor, SerialExecutor
+from jobs.mishaps import poison_error
 from jobs.tools import model_maker
-from pipeline.probe import header_seconds
+from pipeline.probe import header_seconds, probe
+from pipeline.run import probe_piece
 from schemas.job import ClusterSpec, JobSpec
-from schemas.media import VideoSource
+from schemas.media import StreamIndex, VideoSource
 from schemas.ports import ModelFacts
 
 
@@ -44,6 +47,25 @@ def _cluster_of(spec: ClusterSpec) -> EmbeddedCluster | RunningCluster:
 def limits_of(spec: ClusterSpec) -> Limits:
     """What a decoder may take."""
     return Limits(spec.decode_limit_s, spec.decode_memory_mib * 1024**2)
+
+
+@contextmanager
+def careful_probe(spec: ClusterSpec) -> Iterator[Callable[[VideoSource, str], StreamIndex]]:
+    """A probe that survives what it reads: a probe decodes a frame, so it is done by a child, where
+    decoding has one too. Raises InputError or TransientError for a video that takes it down."""
+    if spec.executor == "serial":
+        yield probe
+        return
+    limits = limits_of(spec)
+    with one_child() as child:
+
+        def read(source: VideoSource, video_id: str) -> StreamIndex:
+            try:
+                return child.call(probe_piece, (source, video_id), limits)
+            except CallLost as lost:
+                raise poison_error(source.uri, spec, lost) from None
+
+        yield read
 
 
 def read_headers(sources: Sequence[VideoSource], spec: ClusterSpec) -> list[float]:
