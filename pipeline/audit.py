@@ -21,7 +21,7 @@ from schemas.events import TABLES
 SAFETY_AGE_S = 3600.0
 """Younger files may be parts of a run that has not committed them yet."""
 
-_DRAFTS = ("", "_log", "_log/clients")
+_DRAFTS = ("", "_log", "_log/clients", "_sessions")
 """Folders besides the tables' where a killed run may leave half-written files."""
 
 Kind = Literal["lost_entry", "damaged_part", "damaged_job", "orphan"]

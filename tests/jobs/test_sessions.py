@@ -8,6 +8,8 @@ import pytest
 from rich.console import Console
 
 from jobs import session
+from jobs.show import open_output
+from pipeline.audit import collect
 from schemas.media import FrameBatch
 from schemas.plan import VideoPlan
 from tests.jobs.fake_jobs import answers, digest, fake_model, find, make_job, run, sample
@@ -92,6 +94,18 @@ def test_a_kept_session_answers_a_question_that_comes_later(tmp_path: Path) -> N
     assert Dying.fed == []
     assert answers(tmp_path / "out") == {("twice.webm", "q"), ("twice.webm", "r")}
     assert len(saved(tmp_path / "out")) == 1
+
+
+def test_gc_takes_half_written_sessions_and_no_others(tmp_path: Path) -> None:
+    run(make_job(tmp_path / "out", [sample("twice.webm")], [find("q")]))
+    folder = tmp_path / "out" / "_sessions"
+    folder.mkdir()
+    for name in (".a.session.17.tmp", "a.session"):
+        (folder / name).touch()
+    log = open_output(str(tmp_path / "out"))
+    gone = collect(log, 0, 1e12, dry_run=False)
+    assert [file.path for file in gone] == ["_sessions/.a.session.17.tmp"]
+    assert [path.name for path in folder.iterdir()] == ["a.session"]
 
 
 def test_nothing_is_saved_where_that_is_off(tmp_path: Path) -> None:
