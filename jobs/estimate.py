@@ -37,7 +37,7 @@ class Calibration:
     pair_s: float
     """Seconds per token and token before it."""
     start_s: float
-    """From the command to the first video: workers, libraries, weights."""
+    """What comes once: workers, libraries, weights, and the workers' end."""
 
     def facts(self) -> dict[str, object]:
         """As plain values."""
