@@ -5,7 +5,8 @@ in chunks, answered under the grammar, read back from Parquet.
 `--tokens 1m` (the million takes up to an hour of two cores) at these. Every code is asked for
 *when* it is on screen, the moment in its middle for the code, and companions for the code beside
 them; all questions on a haystack share one prefill, and each needle is a distractor to the others.
-`--scrambled` prints other times before the pictures: what is then still right was guessed.
+`--scrambled` prints other times before the pictures: what is then still right was guessed. `--told`
+puts features in the tower's place, as a good one would give them: it measures the decoder alone.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ from jobs.session import run_job
 from jobs.show import open_output, read_frame
 from jobs.tools import load_facts
 from model.prompt import PromptLayout
+from model.vision import VisionEncoder
 from pipeline.needles import Haystack, Kind, Needle, Sizes, ask_for, draw_haystack
 from pipeline.questions import build_questions
 from pipeline.scoring import Rate
+from recipes.nano.next.told import ToldTower
 from sample_media.encode import Encoding, encode_scene
 from schemas.job import ModelSpec, QuerySpec, read_job
 from schemas.ports import PromptCounter
@@ -152,7 +155,7 @@ def middle_pair_s(span_s: tuple[float, float]) -> float:
 
 
 def ask_all(
-    model: str, tokens: int, plan: Plan, number: int, folder: Path
+    model: str, tokens: int, plan: Plan, number: int, folder: Path, *, is_told: bool
 ) -> tuple[list[tuple[Question, str]], int]:
     """Draw one haystack, ask everything; (question, answer) in order, and the tokens it took."""
     frames = FRAMES[plan.frames]
@@ -170,7 +173,7 @@ def ask_all(
         options = {"vcodec": "libx264", "crf": 26, "preset": "veryfast"}
         encode_scene(haystack.scene, path, Encoding(fps=FPS, options=options))
     asked = questions_on(haystack)
-    longest = counter.pair_tokens(timestamp_text(9999.9), frames.pair_tokens)
+    longest = counter.pair_tokens(timestamp_text(99_999.9), frames.pair_tokens)
     job: dict[str, Any] = {
         "videos": [str(path)],
         "queries": [
@@ -187,7 +190,9 @@ def ask_all(
         "cluster": {"executor": "serial", "lookahead_chunks": 1},
         "output": str(folder / f"out_{time.time_ns()}"),
     }
-    summary = run_job(read_job(job, where="benchmark"), Console(quiet=True))
+    told = ToldTower(haystack, FPS).encode if is_told else VisionEncoder.encode
+    with patch.object(VisionEncoder, "encode", lambda own, rgb: told(own, rgb)):
+        summary = run_job(read_job(job, where="benchmark"), Console(quiet=True))
     if summary.failures:
         raise SystemExit(f"{path.name}: {summary.failures}")
     log = open_output(job["output"])
@@ -206,13 +211,15 @@ def question_tokens(counter: PromptCounter, asked: list[Question]) -> int:
     return max(counter.question_tokens(question) for question in built)
 
 
-def run_length(model: str, name: str, plan: Plan, folder: Path, *, show: bool) -> Tally:
+def run_length(
+    model: str, name: str, plan: Plan, folder: Path, *, show: bool, is_told: bool
+) -> Tally:
     """All haystacks of one length."""
     tokens = ModelSpec(context=name).context  # type: ignore[arg-type]
     assert tokens is not None
     tally, started = Tally(), time.monotonic()
     for number in range(plan.clips):
-        answers, filled = ask_all(model, tokens, plan, number, folder)
+        answers, filled = ask_all(model, tokens, plan, number, folder, is_told=is_told)
         for question, answer in answers:
             if not tally.add(question, answer) and show:
                 at = f"{question.needle.span_s[0]:.1f} {question.needle.code}"
@@ -260,6 +267,7 @@ def main() -> None:
     parser.add_argument("--frames", choices=list(FRAMES), help="frame size")
     parser.add_argument("--keep", default="", help="folder for the videos and the rows")
     parser.add_argument("--scrambled", action="store_true", help="the control")
+    parser.add_argument("--told", action="store_true", help="the decoder alone")
     parser.add_argument("--show", action="store_true", help="print what was wrong")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -274,7 +282,9 @@ def main() -> None:
             )
             ids = scrambled_ids if options.scrambled else _TRUE_IDS
             with patch.object(PromptLayout, "pair_ids", ids):
-                tally = run_length(options.model, name, plan, folder, show=options.show)
+                tally = run_length(
+                    options.model, name, plan, folder, show=options.show, is_told=options.told
+                )
             report(name, tally, scrambled=options.scrambled)
 
 

@@ -116,7 +116,7 @@ def test_heads_are_told_to_look_where_the_time_stands(maker: LessonMaker) -> Non
         pieces = maker.encode(timestamp_text(course.seconds[pair]))
         tenths, units = pieces[-2], pieces[-4]
         hundreds = pieces[-5]
-        assert [sheet.ids[c] for c in columns] == [(tenths, units, hundreds)[head]]
+        assert [sheet.ids[c] for c in columns] == [{3: tenths, 1: units, 2: hundreds}[head]]
         assert sheet.owner[columns[0]] == pair
         checked += 1
     assert checked > 30

@@ -258,7 +258,7 @@ def lesson_loss(
     looks = look_losses(watched, lesson)
     knows = probes.losses(layers[1], lesson)
     helped = 0.3 * torch.stack(list(looks.values())).sum()
-    helped = helped + 0.1 * torch.stack(list(knows.values())).sum()
+    helped = helped + 0.25 * torch.stack(list(knows.values())).sum()
     free = weights > 0.5
     right = (logits.argmax(-1) == labels)[free].float().mean()
     told = {"answer": answer, "tokens": right, **looks, **knows}

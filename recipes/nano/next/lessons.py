@@ -125,7 +125,7 @@ def worded_features(rng: np.random.Generator, course: Course) -> Tensor:
         rows = rng.normal(0, noise, (len(shown.kept), HIDDEN)).astype(np.float32)
         place = {at: row for row, at in enumerate(shown.kept)}
         if shown.code:
-            strength = rng.uniform(0.75, 1.05, CODE_LENGTH)
+            strength = rng.uniform(0.6, 1.05, CODE_LENGTH)
             vector = _code_vector(shown.code, strength)
             if rng.uniform() < 0.15:  # One letter is half another.
                 vector += _code_vector(near_code(rng, shown.code), np.full(3, 0.35))
@@ -236,7 +236,7 @@ class LessonMaker:
         if shown.code:
             told.add(pads[shown.code_at])
         for column in told:
-            for head, back in enumerate((3, 5, 6)):
+            for head, back in ((3, 3), (1, 5), (2, 6)):
                 sheet.looks.append((0, head, column, [first - back]))
             sheet.knows.append((column, CLOCK, clock_classes(seconds)))
         if not shown.code:
@@ -328,7 +328,7 @@ class Asked:
 def _draw_question(rng: np.random.Generator, course: Course) -> Asked | None:
     """A question that has one answer; None where ten draws gave none."""
     for _ in range(10):
-        kind = KINDS[int(rng.choice(len(KINDS), p=[0.36, 0.22, 0.16, 0.13, 0.13]))]
+        kind = KINDS[int(rng.choice(len(KINDS), p=[0.45, 0.33, 0.12, 0.05, 0.05]))]
         number = int(rng.integers(len(course.pairs)))
         asked = _question(rng, course, kind, number)
         if asked is not None:

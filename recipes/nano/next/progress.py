@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+STATES = Path(__file__).with_name("states")
+"""Where training stands, without optimisers; without this folder it begins from nothing."""
 SAVE_EVERY_S = 60.0
 SAY_EVERY = 50
 
@@ -38,11 +40,14 @@ class Loop:
     means: dict[str, float] = field(default_factory=dict)
 
     def resume(self) -> None:
-        if self.path.exists():
-            saved = torch.load(self.path, weights_only=True)
-            self.load(saved["state"])
-            self.step = saved["step"]
-            print(f"going on from step {self.step}", flush=True)
+        """Take up this machine's own state, else the one that is kept with the recipe, if any."""
+        for source in (self.path, STATES / self.path.name):
+            if source.exists():
+                saved = torch.load(source, weights_only=True)
+                self.load(saved["state"])
+                self.step = saved["step"]
+                print(f"going on from step {self.step} of {self.steps}", flush=True)
+                return
 
     def run(self, one: Callable[[np.random.Generator, int], dict[str, float]]) -> None:
         """Call `one` for each step that is left; it returns what to print. An interrupt ends it

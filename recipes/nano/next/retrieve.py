@@ -50,7 +50,8 @@ class Trainer:
     def load(self, state: dict[str, Any]) -> None:
         self.model.model.language_model.load_state_dict(state["text"])
         self.probes.load_state_dict(state["probes"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if "optimizer" in state:
+            self.optimizer.load_state_dict(state["optimizer"])
 
 
 def new_trainer(seed: int, lr: float) -> Trainer:

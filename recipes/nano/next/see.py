@@ -144,7 +144,8 @@ class Reader:
     def load(self, state: dict[str, Any]) -> None:
         self.model.model.visual.load_state_dict(state["visual"])
         self.probe.load_state_dict(state["probe"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if "optimizer" in state:
+            self.optimizer.load_state_dict(state["optimizer"])
 
 
 def new_reader(seed: int, lr: float) -> Reader:

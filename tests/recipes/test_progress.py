@@ -1,0 +1,81 @@
+"""A training that was stopped goes on as if it had not been."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recipes.nano.next import progress
+from recipes.nano.next.progress import Loop, rate
+
+
+class Walk:
+    """A training that adds what it draws; it may interrupt itself behind a step."""
+
+    def __init__(self, path: Path, steps: int = 12) -> None:
+        self.at = torch.zeros(3)
+        self.loop = Loop(path, steps, 5, lambda: {"at": self.at}, self._load)
+
+    def _load(self, state: dict[str, torch.Tensor]) -> None:
+        self.at = state["at"]
+
+    def run(self, stop_behind: int = -1) -> None:
+        def one(rng: np.random.Generator, step: int) -> dict[str, float]:
+            self.at = self.at + torch.from_numpy(rng.normal(size=3)).float()
+            if step == stop_behind:
+                signal.raise_signal(signal.SIGINT)
+            return {"loss": 1.0}
+
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            self.loop.resume()
+            self.loop.run(one)
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+def test_a_stopped_run_ends_where_an_unstopped_one_does(tmp_path: Path) -> None:
+    whole = Walk(tmp_path / "whole.pt")
+    whole.run()
+    stopped = Walk(tmp_path / "stopped.pt")
+    with pytest.raises(SystemExit) as caught:
+        stopped.run(stop_behind=4)
+    assert caught.value.code == 130
+    assert stopped.loop.step == 5
+    taken_up = Walk(tmp_path / "stopped.pt")
+    taken_up.run()
+    assert torch.equal(taken_up.at, whole.at)
+    assert not torch.equal(stopped.at, whole.at)
+
+
+def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
+    Walk(tmp_path / "walk.pt").run()
+    again = Walk(tmp_path / "walk.pt")
+    again.run(stop_behind=0)
+    assert again.loop.step == 12
+
+
+def test_the_kept_state_is_where_a_machine_without_its_own_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "STATES", tmp_path / "states")
+    (tmp_path / "states").mkdir()
+    torch.save({"state": {"at": torch.ones(3)}, "step": 7}, tmp_path / "states" / "walk.pt")
+    walk = Walk(tmp_path / "walk.pt")
+    walk.loop.resume()
+    assert (walk.loop.step, float(walk.at.sum())) == (7, 3.0)
+    own = Walk(tmp_path / "walk.pt")
+    own.run()
+    assert Walk(tmp_path / "walk.pt").loop.path.exists()
+    other = Walk(tmp_path / "walk.pt")
+    other.loop.resume()
+    assert other.loop.step == 12
+
+
+def test_the_rate_warms_up_stays_and_declines() -> None:
+    rates = [rate(1.0, step, 1000, 0.5) for step in (0, 59, 400, 750, 999)]
+    assert rates == pytest.approx([1 / 60, 1.0, 1.0, 0.5, 0.01], abs=1e-6)
