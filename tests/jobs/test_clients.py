@@ -154,7 +154,9 @@ def test_a_run_that_is_told_to_stop_ends_with_130_and_goes_on_later(
 ) -> None:
     root = Path(__file__).parent.parent.parent
     out, job = tmp_path / "out", tmp_path / "job.yaml"
-    videos = [sample(name) for name in ("one_frame.mp4", "several_events.mp4")]
+    names = ("one_frame", "several_events", "modern", "turned", "variable_rate")
+    endings = ("mp4", "mp4", "mp4", "mov", "mp4")
+    videos = [sample(f"{name}.{ending}") for name, ending in zip(names, endings, strict=True)]
     queries = "[{id: q, find: a red circle}]"
     job.write_text(
         f"videos: {videos}\nqueries: {queries}\noutput: {out}\ncluster: {{executor: serial}}\n"
@@ -177,5 +179,8 @@ def test_a_run_that_is_told_to_stop_ends_with_130_and_goes_on_later(
         _, said = child.communicate(timeout=DEADLINE_S)
     assert child.returncode == 130
     assert "Run the same command again to go on." in said
-    assert commits(out) == [sample("one_frame.mp4")]
+    # How many were done by then is a matter of the machine; work was left.
+    kept = commits(out)
+    assert kept == videos[: len(kept)]
+    assert 1 <= len(kept) < len(videos)
     assert running(FolderStore(out)) == []
