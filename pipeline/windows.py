@@ -169,8 +169,3 @@ def _part(sampling: SamplingPlan, start: int, stop: int) -> SamplingPlan:
     end = span.end_pts if 2 * stop >= len(pts) else pts[2 * stop]
     inside = pts[2 * start : 2 * stop]
     return replace(sampling, span=TimeSpan(first, end, span.time_base), frame_pts=inside)
-
-
-def total_memory_bytes(windows: Sequence[Window]) -> int:
-    """Windows are read one after the other: the largest counts."""
-    return max(window.plan.memory.total_bytes for window in windows)

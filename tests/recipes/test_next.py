@@ -14,15 +14,9 @@ from pipeline.lettering import ALPHABET
 from pipeline.needles import ASKS, ask_for
 from pipeline.questions import build_questions
 from recipes.nano.codes import class_codes, ground_code, letter_codes
+from recipes.nano.next.courses import Course, draw_course, worded_features
 from recipes.nano.next.decoder import Lesson, join, run
-from recipes.nano.next.lessons import (
-    Course,
-    LessonMaker,
-    Sheet,
-    clock_classes,
-    draw_course,
-    worded_features,
-)
+from recipes.nano.next.lessons import LessonMaker, Sheet, clock_classes
 from recipes.nano.next.pictures import draw_pictures
 from recipes.nano.next.retrieve import whole_answers
 from recipes.nano.next.see import letter_scores, tower, wanted_features

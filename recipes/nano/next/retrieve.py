@@ -17,8 +17,9 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from recipes.nano.network import new_model
 from recipes.nano.next import tokenizer as tokenizer_step
+from recipes.nano.next.courses import draw_course, worded_features
 from recipes.nano.next.decoder import Lesson, Probes, draw_loudness, join, lesson_loss, run
-from recipes.nano.next.lessons import LessonMaker, draw_course, worded_features
+from recipes.nano.next.lessons import LessonMaker
 from recipes.nano.next.progress import Loop, rate
 from recipes.nano.next.shape import RUNS, config
 from recipes.nano.optimizers import Optimizers

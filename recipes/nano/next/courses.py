@@ -1,0 +1,140 @@
+"""Step 2a: courses. What codes and things are shown when, drawn at random, and vectors with noise
+in place of the pictures that a tower would see.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipeline.lettering import ALPHABET, CODE_LENGTH, near_code, random_code
+from recipes.nano.codes import class_codes, ground_code, letter_codes
+from recipes.nano.next.shape import FAR, HIDDEN
+from recipes.nano.pictures import CLASSES
+
+LATEST_S = 9999.0
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What one patch pair shows."""
+
+    code: str
+    """Empty: none."""
+    things: tuple[int, ...]
+    code_at: int
+    """Merged token of the code's middle; −1 without a code."""
+    things_at: tuple[int, ...]
+    kept: tuple[int, ...]
+    """Merged tokens that the row holds, these among them; the others are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What is shown when."""
+
+    pairs: tuple[Shown, ...]
+    seconds: Floats
+    """Printed time of each pair, one decimal."""
+    end_s: float
+    gaps: Ints
+    """Positions left out before each pair: far things come near in few tokens."""
+    start: int
+    """Position of the first token."""
+
+
+def draw_course(rng: np.random.Generator, count: int, tokens: int) -> Course:
+    """`count` pairs of `tokens` merged tokens each.
+
+    Large frames are cheap: most tokens without a thing are alike, so a few of them stand for all.
+    """
+    extra = int(rng.integers(2, 7))
+    pairs: list[Shown] = []
+    used: list[str] = []
+    while len(pairs) < count:
+        length = int(rng.choice([1, 1, 2, 3, 4]))
+        code = ""
+        if rng.uniform() < 0.65:
+            code = _new_code(rng, used)
+            used.append(code)
+        num_things = int(rng.choice([0, 1, 2, 3], p=[0.2, 0.45, 0.2, 0.15]))
+        things = tuple(int(c) for c in rng.choice(len(CLASSES), num_things, replace=False))
+        for _ in range(min(length, count - len(pairs))):
+            places = rng.integers(0, tokens, 1 + num_things)
+            kept = np.union1d(places, rng.integers(0, tokens, extra))
+            at = int(places[0]) if code else -1
+            pairs.append(Shown(code, things, at, tuple(places[1:].tolist()), tuple(kept.tolist())))
+    seconds, end_s = _times(rng, count)
+    far = float(np.exp(rng.uniform(0, np.log(FAR / count))))
+    gaps = (rng.exponential(far, count) * (rng.uniform(size=count) < 0.7)).astype(np.int64)
+    if rng.uniform() < 0.3:
+        gaps[:] = 0
+    room = max(1, FAR - int(gaps.sum()) - 40 * count)
+    gaps = np.where(gaps.cumsum() < FAR - 40 * count, gaps, 0)
+    start = int(rng.integers(room)) if rng.uniform() < 0.6 else 0
+    return Course(tuple(pairs), seconds, end_s, gaps, start)
+
+
+def _new_code(rng: np.random.Generator, used: list[str]) -> str:
+    while True:
+        near = used and rng.uniform() < 0.5
+        code = near_code(rng, used[int(rng.integers(len(used)))]) if near else random_code(rng)
+        if code not in used:
+            return code
+
+
+def _times(rng: np.random.Generator, count: int) -> tuple[Floats, float]:
+    """Printed times, all different, and the end."""
+    step_s = float(rng.choice([0.25, 0.5, 0.5, 1.0, 2.0, rng.uniform(0.25, 4)]))
+    waits = np.full(count, 2 * step_s)
+    if rng.uniform() < 0.5:  # As if much had been left out.
+        jumps = rng.uniform(size=count) < 0.4
+        waits += jumps * rng.exponential(float(np.exp(rng.uniform(0, np.log(400)))), count)
+    times = np.cumsum(waits) - waits[0] + step_s / 2
+    if rng.uniform() < 0.6:
+        times += rng.uniform(0, max(1.0, LATEST_S - times[-1])) if times[-1] < LATEST_S else 0
+    if times[-1] > LATEST_S:
+        times *= LATEST_S / times[-1]
+    times = np.maximum(np.round(times, 1), np.arange(count) * 0.1)
+    for i in range(1, count):  # Rounding must not make two alike.
+        times[i] = max(times[i], round(times[i - 1] + 0.1, 1))
+    return times, float(round(times[-1] + step_s, 1))
+
+
+def worded_features(rng: np.random.Generator, course: Course) -> Tensor:
+    """(kept tokens, hidden): vectors with noise in place of pictures, faulty as a tower is."""
+    noise = float(rng.uniform(0.03, 0.14))
+    parts = []
+    for shown in course.pairs:
+        rows = rng.normal(0, noise, (len(shown.kept), HIDDEN)).astype(np.float32)
+        place = {at: row for row, at in enumerate(shown.kept)}
+        if shown.code:
+            strength = rng.uniform(0.6, 1.05, CODE_LENGTH)
+            vector = _code_vector(shown.code, strength)
+            if rng.uniform() < 0.15:  # One letter is half another.
+                vector += _code_vector(near_code(rng, shown.code), np.full(3, 0.35))
+                vector -= _code_vector(shown.code, np.full(3, 0.2))
+            rows[place[shown.code_at]] += vector
+            if rng.uniform() < 0.4:  # The token beside holds some of it.
+                rows[int(rng.integers(len(rows)))] += vector * rng.uniform(0, 0.6)
+        for number, at in zip(shown.things, shown.things_at, strict=True):
+            rows[place[at]] += _CLASS_CODES[number] * rng.uniform(0.6, 1.05)
+        parts.append(rows)
+    return torch.from_numpy(np.concatenate(parts) + _GROUND)
+
+
+_CLASS_CODES = class_codes().numpy()
+_LETTER_CODES = letter_codes().numpy()
+_GROUND = ground_code().numpy()
+
+
+def _code_vector(code: str, strength: Floats) -> npt.NDArray[np.float32]:
+    rows = [_LETTER_CODES[slot, ALPHABET.index(letter)] for slot, letter in enumerate(code)]
+    return np.asarray((np.stack(rows) * strength[:, None]).sum(0), dtype=np.float32)
