@@ -127,7 +127,8 @@ def test_the_same_rows_whatever_dies(tmp_path: Path, scene: Scene, what: str, nu
 def test_the_job_goes_on_when_the_scheduler_dies_half_way(tmp_path: Path, scene: Scene) -> None:
     play = Play(scene.stage, tmp_path)
     client = play.start()
-    until(lambda: len(play.committed(scene.job_id)) >= NUM_VIDEOS // 2)
+    # Early: on a busy machine the rest may be done before the kill is.
+    until(lambda: len(play.committed(scene.job_id)) >= 1)
     scene.stage.kill_scheduler(random.Random())
     assert play.finish(client) == 0, play.said()
     assert "The scheduler is lost" in play.said()
