@@ -25,12 +25,14 @@ from pipeline.scenes import (
 Kind = Literal["when", "code_at", "code_with", "thing_at", "thing_with"]
 
 ASKS: dict[Kind, str] = {
-    "when": "At what time is the code {code} on screen?",
+    "when": "At what time, in seconds, is the code {code} on screen? Answer none if it never is.",
     "code_at": "Which code is on screen at {seconds:.1f} seconds?",
-    "code_with": "Which code is on screen together with a {thing}?",
+    "code_with": "Which code is on screen together with a {thing}? Answer none if there is none.",
     "thing_at": "Which thing is on screen at {seconds:.1f} seconds?",
     "thing_with": "Which thing is on screen together with the code {code}?",
 }
+NONE = "none"
+"""The answer where what is asked for is never shown."""
 MOST_COMPANIONS = 18
 """Half of all things: the other half comes and goes by itself, and no question is about it."""
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.lettering import ALPHABET
-from pipeline.needles import ASKS, ask_for
+from pipeline.needles import ASKS, NONE, ask_for
 from pipeline.questions import build_questions
 from recipes.nano.codes import class_codes, ground_code, letter_codes
 from recipes.nano.next.courses import Course, draw_course, worded_features
@@ -84,15 +84,18 @@ def test_answers_are_true(maker: LessonMaker) -> None:
 
 def answer_is_true(course: Course, text: str, answer: str) -> bool:
     shown = list(zip(course.seconds, course.pairs, strict=True))
-    if code := re.search(r"At what time is the code (\w+) on", text):
+    if code := re.search(r"At what time, in seconds, is the code (\w+) on", text):
+        if answer == NONE:
+            return all(pair.code != code[1] for _, pair in shown)
         return any(s == float(answer) and pair.code == code[1] for s, pair in shown)
     if at := re.search(r"Which code is on screen at ([\d.]+) ", text):
         return [pair.code for s, pair in shown if s == float(at[1])] == [answer]
     if at := re.search(r"Which thing is on screen at ([\d.]+) ", text):
         return [[CLASSES[t] for t in p.things] for s, p in shown if s == float(at[1])] == [[answer]]
-    if thing := re.search(r"Which code is on screen together with a (.*)\? Ans", text):
+    if thing := re.search(r"Which code is on screen together with a (.*)\? Answer n", text):
         number = CLASSES.index(thing[1])
-        return {pair.code for _, pair in shown if pair.code and number in pair.things} == {answer}
+        codes = {pair.code for _, pair in shown if pair.code and number in pair.things}
+        return codes == ({answer} - {NONE})
     code = re.search(r"together with the code (\w+)\?", text)
     assert code is not None
     return {tuple(CLASSES[t] for t in p.things) for _, p in shown if p.code == code[1]} == {

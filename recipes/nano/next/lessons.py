@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from tokenizers import Tokenizer
 
-from pipeline.lettering import ALPHABET
-from pipeline.needles import ASKS, Kind
+from pipeline.lettering import ALPHABET, near_code, random_code
+from pipeline.needles import ASKS, NONE, Kind
 from recipes.nano.next.courses import Course, Shown
 from recipes.nano.next.shape import ID
 from recipes.nano.next.tokenizer import ANSWER, BEFORE, CLOSE, CLOSINGS, OPENINGS, TO
@@ -21,6 +21,9 @@ from schemas.time import timestamp_text
 KINDS: tuple[Kind, ...] = tuple(ASKS)
 NO_HUNDREDS = 100
 """The class of a time below 100 seconds, which has no piece of hundreds."""
+
+NOTHING = 0
+"""Column that is looked at where no place tells an answer: the prompt's first token."""
 
 Encode = Callable[[str], list[int]]
 
@@ -50,6 +53,8 @@ class Sheet:
         return at + len(ids)
 
 
+ABSENT: dict[Kind, float] = {"when": 0.15, "code_with": 0.3}
+"""Share of the questions of a kind that are about what is never shown."""
 LETTERS, CLOCK, THING = 0, 1, 2
 """What tokens are asked to know."""
 
@@ -165,7 +170,7 @@ class LessonMaker:
             sheet.weights[first - 1 + k] = 1.0 if 0 < k <= len(said) + 1 else 0.2
         for k in range(len(said)):
             row = first + k
-            columns = _targets(asked, said[:k], self.encode, pads)
+            columns = _targets(asked, said[:k], self.encode, pads) or [NOTHING]
             sheet.exempt.append((row, columns))
             for head, back in enumerate((1, 2)):
                 sheet.looks.append((0, head, row, [row - back]))
@@ -198,18 +203,38 @@ class Asked:
     classes: tuple[int, ...]
     answer: str
     places: tuple[tuple[int, int, str], ...]
-    """(pair, token within it, printed time): all that tell an answer."""
+    """(pair, token within it, printed time): all that tell an answer; empty where it is NONE."""
 
 
 def _draw_question(rng: np.random.Generator, course: Course) -> Asked | None:
     """A question that has one answer; None where ten draws gave none."""
     for _ in range(10):
-        kind = KINDS[int(rng.choice(len(KINDS), p=[0.45, 0.33, 0.12, 0.05, 0.05]))]
-        number = int(rng.integers(len(course.pairs)))
-        asked = _question(rng, course, kind, number)
+        kind = KINDS[int(rng.choice(len(KINDS), p=[0.45, 0.3, 0.15, 0.05, 0.05]))]
+        if rng.uniform() < ABSENT.get(kind, 0):
+            asked = _absent(rng, course, kind)
+        else:
+            asked = _question(rng, course, kind, int(rng.integers(len(course.pairs))))
         if asked is not None:
             return asked
     return None
+
+
+def _absent(rng: np.random.Generator, course: Course, kind: Kind) -> Asked | None:
+    """A question about what is never shown, or what never shows with a code."""
+    if kind == "when":
+        used = sorted({pair.code for pair in course.pairs if pair.code})
+        is_near = used and rng.uniform() < 0.6
+        code = near_code(rng, str(rng.choice(used))) if is_near else random_code(rng)
+        if code in used:
+            return None
+        return Asked(kind, code, LETTERS, letter_classes(code), NONE, ())
+    coded = {thing for pair in course.pairs if pair.code for thing in pair.things}
+    alone = {thing for pair in course.pairs if not pair.code for thing in pair.things} - coded
+    is_shown = alone and rng.uniform() < 0.5
+    thing = int(rng.choice(sorted(alone)) if is_shown else rng.integers(len(CLASSES)))
+    if thing in coded:
+        return None
+    return Asked(kind, CLASSES[thing], THING, (thing,), NONE, ())
 
 
 def _question(rng: np.random.Generator, course: Course, kind: Kind, number: int) -> Asked | None:

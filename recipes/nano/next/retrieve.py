@@ -115,7 +115,7 @@ def whole_answers(answers: Tensor, faults: Tensor) -> tuple[int, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--tokens", type=int, default=3000, help="tokens per batch")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--decline", type=float, default=0.4)

@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from pipeline.lettering import ALPHABET
-from pipeline.needles import ASKS, Kind
+from pipeline.needles import ASKS, NONE, Kind
 from recipes.nano import tokenizer as first
 from recipes.nano.next.shape import CONTEXT
 
@@ -26,7 +26,7 @@ def _split(kind: Kind) -> tuple[str, str]:
 
 OPENINGS: dict[Kind, str] = {kind: _split(kind)[0] for kind in ASKS}
 CLOSINGS: dict[Kind, str] = {kind: _split(kind)[1] for kind in ASKS}
-PHRASES = tuple(dict.fromkeys([TO, *OPENINGS.values(), *CLOSINGS.values(), ANSWER, CLOSE]))
+PHRASES = tuple(dict.fromkeys([TO, *OPENINGS.values(), *CLOSINGS.values(), ANSWER, CLOSE, NONE]))
 
 
 def build() -> Tokenizer:
