@@ -64,6 +64,7 @@ def result_tables(result: VideoResult, context: RowContext) -> Tables:
             for row in result.requests
         ],
         "videos": [] if result.video is None else [{**made, **_fields(result.video)}],
+        "needles": [{**made, **_fields(row)} for row in result.needles],
     }
     return {name: pa.Table.from_pylist(rows[name], schema=TABLES[name]) for name in TABLES}
 

@@ -21,6 +21,10 @@ from schemas.errors import ConfigError
 from schemas.events import TABLES
 
 
+BY_QUESTION = ("events", "requests", "needles")
+"""Tables whose rows each belong to one question."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fresh:
     """What one unit's run found."""
@@ -93,7 +97,7 @@ def _is_given(answer: Answer, live: Entry | None, since: int) -> bool:
 def _merge(log: CommitLog, fresh: Fresh, mine: list[Answer], live: Entry | None) -> _Merged:
     """The place's rows from here on: ours, and of the live entry those that ours do not replace."""
     ours = {answer.query_id for answer in mine}
-    tables = {name: _only(fresh.tables[name], ours) for name in ("events", "requests")}
+    tables = {name: _only(fresh.tables[name], ours) for name in BY_QUESTION}
     tables["videos"] = fresh.tables["videos"]
     stays = [a for a in live.answers if a.query_id not in ours] if live else []
     if live is None or not stays:
@@ -104,7 +108,7 @@ def _merge(log: CommitLog, fresh: Fresh, mine: list[Answer], live: Entry | None)
         # Damaged: what this job asks of it is among `mine`; the rest can be read by nobody.
         return _Merged(tuple(mine), tables)
     ids = {answer.query_id for answer in stays}
-    kept = {name: _only(old[name], ids) for name in ("events", "requests")}
+    kept = {name: _only(old[name], ids) for name in BY_QUESTION}
     # One row per video and settings, the newest, for every answer that refers to it.
     needed = set(kept["requests"]["unit_key"].to_pylist())
     if tables["videos"].num_rows:
@@ -152,7 +156,7 @@ def adopt(log: CommitLog, entry: Entry, keys: Collection[str], place: str, uri: 
     answers = tuple(answer for answer in entry.answers if answer.key in keys)
     ids = {answer.query_id for answer in answers}
     tables = {name: _at(_read(log, entry, name), uri) for name in TABLES}
-    for name in ("events", "requests"):
+    for name in BY_QUESTION:
         tables[name] = _only(tables[name], ids)
     used = set(tables["requests"]["unit_key"].to_pylist())
     tables["videos"] = tables["videos"].filter(_among(tables["videos"], "unit_key", used))

@@ -103,6 +103,53 @@ class VideoRow:
 
 
 @dataclass(frozen=True, slots=True)
+class NeedleRow:
+    """One question of a needle evaluation, with what is true and how the answer fares."""
+
+    query_id: str
+    haystack: int
+    length: str
+    """As the evaluation names it: `32k`, `600 frames`, `10 minutes`."""
+    total_tokens: int
+    """Prompt, video, question and room for the answer."""
+    sampled_frames: int
+    clip_s: float
+    step_s: float
+    depth: float | None
+    """Cell of the grid, 0 to 1; None where no needle is in."""
+    placed_depth: float | None
+    """Where it really is: its start over the last start that the clip allows."""
+    needle: str
+    """Kind or name of the needle that is asked for."""
+    num_needles: int
+    """Needles in this haystack, each a distractor to the others."""
+    control: str
+    """Empty, or `no_needle`, `other_needle` (another one is in), `scrambled` (the question is)."""
+    question: str
+    """`what` or `when`."""
+    asked: str
+    expected: str
+    answer: str
+    status: str
+    is_correct: bool
+    """Whether the answer is what is expected; of a `scrambled` row, what the true question's is."""
+    needle_frames: int
+    """Sampled frames that show it; 0: nobody could have seen it."""
+    truth_start_s: float | None
+    truth_end_s: float | None
+    truth_start_pts: int | None
+    truth_end_pts: int | None
+    time_base_num: int
+    time_base_den: int
+    said_start_s: float | None
+    said_end_s: float | None
+    offset_s: float | None
+    """From the needle to what was said, signed; 0 while it shows. None where no time was said."""
+    iou: float | None
+    """Temporal IoU of what was said; a single time stands for its patch pair."""
+
+
+@dataclass(frozen=True, slots=True)
 class VideoResult:
     """All rows of one video under one set of questions: what a unit of work returns."""
 
@@ -117,6 +164,8 @@ class VideoResult:
     """Tokens of each window's session, questions included."""
     work_s: float = 0.0
     """Seconds that the model worker spent on it."""
+    needles: tuple[NeedleRow, ...] = ()
+    """What a needle evaluation made of the answers; of other jobs, none."""
 
 
 def _field(name: str, kind: pa.DataType, unit: str = "", *, nullable: bool = False) -> pa.Field:
@@ -223,4 +272,45 @@ VIDEOS = _schema(
         *_MADE,
     ],
 )
-TABLES: dict[str, pa.Schema] = {"events": EVENTS, "requests": REQUESTS, "videos": VIDEOS}
+NEEDLES = _schema(
+    "needles",
+    [
+        *_WHO,
+        _field("query_id", _STRING),
+        _field("haystack", pa.int32()),
+        _field("length", _STRING),
+        _field("total_tokens", _INT, "token"),
+        _field("sampled_frames", _INT),
+        _field("clip_s", _FLOAT, "s"),
+        _field("step_s", _FLOAT, "s"),
+        _field("depth", _FLOAT, "share of the clip", nullable=True),
+        _field("placed_depth", _FLOAT, "share of the clip", nullable=True),
+        _field("needle", _STRING),
+        _field("num_needles", pa.int32()),
+        _field("control", _STRING),
+        _field("question", _STRING),
+        _field("asked", _STRING),
+        _field("expected", _STRING),
+        _field("answer", _STRING),
+        _field("status", _STRING),
+        _field("is_correct", pa.bool_()),
+        _field("needle_frames", _INT, "sampled frames that show it"),
+        _field("truth_start_s", _FLOAT, "s", nullable=True),
+        _field("truth_end_s", _FLOAT, "s", nullable=True),
+        _field("truth_start_pts", _INT, "tick", nullable=True),
+        _field("truth_end_pts", _INT, "tick", nullable=True),
+        _field("time_base_num", _INT, "s"),
+        _field("time_base_den", _INT, "tick"),
+        _field("said_start_s", _FLOAT, "s", nullable=True),
+        _field("said_end_s", _FLOAT, "s", nullable=True),
+        _field("offset_s", _FLOAT, "s", nullable=True),
+        _field("iou", _FLOAT, "share", nullable=True),
+        *_MADE,
+    ],
+)
+TABLES: dict[str, pa.Schema] = {
+    "events": EVENTS,
+    "requests": REQUESTS,
+    "videos": VIDEOS,
+    "needles": NEEDLES,
+}
