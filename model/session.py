@@ -144,6 +144,17 @@ class Filling:
         del self._corrupt[num_chunks:]
         self.num_chunks = num_chunks
 
+    def replan(self, plan: VideoPlan) -> None:
+        """Go on under another plan that begins with the chunks that are in: a shorter or longer
+        part of the same frames. Raises InvariantError where it begins otherwise."""
+        filled, size = self.num_chunks, self._plan.sampling.grid
+        is_same = plan.chunks[:filled] == self._plan.chunks[:filled]
+        if not is_same or plan.sampling.grid != size or plan.prefix_tokens != self._plan.prefix_tokens:
+            raise InvariantError("a session can go on only under a plan that begins as its own.")
+        if plan.prefix_tokens + plan.video_tokens > self._cache.capacity:
+            raise InvariantError("the plan is longer than the cache that the session began with.")
+        self._plan = plan
+
     def save(self, path: Path, video_id: str) -> None:
         """Write what is filled to one file, whole or not at all; `resume` of the model takes it up.
 

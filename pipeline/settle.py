@@ -20,7 +20,6 @@ from pipeline.parquet import Tables, encode_part
 from schemas.errors import ConfigError
 from schemas.events import TABLES
 
-
 BY_QUESTION = ("events", "requests", "needles")
 """Tables whose rows each belong to one question."""
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -30,14 +30,16 @@ from schemas.values import Moment, Name, Options, Size, Tokens, Windows
 FieldForm = Literal["string"] | Annotated[list[str], Field(min_length=1)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A section of a file that refuses keys it does not know."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-Model = TypeVar("Model", bound=_Strict)
+Model = TypeVar("Model", bound=Strict)
 
 
-class QuerySpec(_Strict):
+class QuerySpec(Strict):
     """One question: `find` asks for spans, `ask` for a text or for one of its `options`."""
 
     id: Name
@@ -65,17 +67,22 @@ class QuerySpec(_Strict):
         return self
 
 
-def _form_of(value: object) -> str:
-    return "by id" if isinstance(value, str) else "whole"
+BY_NAME, WHOLE = "by id", "whole"
+"""Tags of what may be named, or written out in place; no part of a path in a sentence."""
+
+
+def form_of(value: object) -> str:
+    """Which of the two a value is meant as."""
+    return BY_NAME if isinstance(value, str) else WHOLE
 
 
 QueryChoice = Annotated[
-    Annotated[Name, Tag("by id")] | Annotated[QuerySpec, Tag("whole")], Discriminator(_form_of)
+    Annotated[Name, Tag(BY_NAME)] | Annotated[QuerySpec, Tag(WHOLE)], Discriminator(form_of)
 ]
 """One question on one video: the id of one of the job's, or a whole one."""
 
 
-class SamplingChange(_Strict):
+class SamplingChange(Strict):
     """Sampling settings of one video; what is left out stays as the job says."""
 
     fps: float | None = Field(None, gt=0, le=240, allow_inf_nan=False)
@@ -84,7 +91,7 @@ class SamplingChange(_Strict):
     pair_tokens: int | None = Field(None, ge=1)
 
 
-class VideoSpec(_Strict):
+class VideoSpec(Strict):
     """One video, file pattern, folder, URL or list of them, and what is special about it."""
 
     uri: str = Field(min_length=1)
@@ -110,7 +117,7 @@ class VideoSpec(_Strict):
         return clock_to_seconds(self.clip[0]), clock_to_seconds(self.clip[1])
 
 
-class ModelSpec(_Strict):
+class ModelSpec(Strict):
     """Which checkpoint, and how it is run."""
 
     name: str = "nano"
@@ -125,7 +132,7 @@ class ModelSpec(_Strict):
     prefill_chunk: Tokens = 8192
 
 
-class SamplingSpec(_Strict):
+class SamplingSpec(Strict):
     """How densely and how large a video is seen. None: the checkpoint's advice, else 2 fps and 768
     tokens per patch pair."""
 
@@ -143,7 +150,7 @@ class SamplingSpec(_Strict):
     """Seconds that neighbouring windows share, rounded up to whole patch pairs, one at least."""
 
 
-class ClusterSpec(_Strict):
+class ClusterSpec(Strict):
     """Where the work runs: an embedded Dask cluster on this machine, one that runs already, or this
     process alone."""
 
@@ -179,7 +186,7 @@ class ClusterSpec(_Strict):
         return self
 
 
-class LimitsSpec(_Strict):
+class LimitsSpec(Strict):
     """What a job may cost; one that would cost more does not start. None: no limit."""
 
     max_tokens: Tokens | None = None
@@ -188,7 +195,7 @@ class LimitsSpec(_Strict):
     """Hours of video that are left to read."""
 
 
-class InputsSpec(_Strict):
+class InputsSpec(Strict):
     """How videos behind a URL come here."""
 
     cache: str = Field("~/.cache/longtake/videos", min_length=1)
@@ -197,7 +204,7 @@ class InputsSpec(_Strict):
     """Largest single video that is copied."""
 
 
-class JobSpec(_Strict):
+class JobSpec(Strict):
     """A whole batch: videos, queries, model, sampling, output."""
 
     name: Name = "job"
@@ -256,15 +263,16 @@ def sampling_of(video: VideoSpec, sampling: SamplingSpec) -> SamplingSpec:
 
 def read_video(data: object, *, where: str) -> VideoSpec:
     """Validate one row of a list. Raises ConfigError: one sentence per mistake."""
-    return _read(VideoSpec, data, where)
+    return read_as(VideoSpec, data, where)
 
 
 def read_limits(data: object, *, where: str) -> LimitsSpec:
     """Validate limits that come from elsewhere than a job file. Raises ConfigError."""
-    return _read(LimitsSpec, data, where)
+    return read_as(LimitsSpec, data, where)
 
 
-def _read(model: type[Model], data: object, where: str) -> Model:
+def read_as(model: type[Model], data: object, where: str) -> Model:
+    """Validate. Raises ConfigError: one sentence per mistake, with the nearest known key."""
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -276,12 +284,12 @@ def read_job(data: object, *, where: str) -> JobSpec:
     """Validate a job. Raises ConfigError: one sentence per mistake, with the nearest known key."""
     if not isinstance(data, dict):
         raise ConfigError(f"{where} holds no job; a job is a mapping with `videos` and `queries`.")
-    return _read(JobSpec, data, where)
+    return read_as(JobSpec, data, where)
 
 
 def _sentence(item: dict[str, Any], where: str, root: type[BaseModel]) -> str:
     # Which of two forms a value was tried as is no part of its path.
-    loc = [str(part) for part in item["loc"] if part not in _FORMS]
+    loc = [str(part) for part in item["loc"] if part not in (BY_NAME, WHOLE)]
     path = ".".join(loc)
     if item["type"] == "extra_forbidden":
         known = _known_keys(loc[:-1], root)
@@ -295,24 +303,22 @@ def _sentence(item: dict[str, Any], where: str, root: type[BaseModel]) -> str:
     return f"{where}: {f'`{path}`: ' if path else ''}{message}{given}."
 
 
-_FORMS = ("by id", "whole")
-
-
-def _known_keys(loc: list[str], at: type[BaseModel]) -> list[str]:
-    inner: dict[str, type[BaseModel]] = {
-        "videos": VideoSpec,
-        "queries": QuerySpec,
-        "model": ModelSpec,
-        "sampling": SamplingSpec,
-        "cluster": ClusterSpec,
-        "limits": LimitsSpec,
-        "inputs": InputsSpec,
-    }
+def _known_keys(loc: list[str], root: type[BaseModel]) -> list[str]:
+    """The keys that a section may have; `loc` is the way to it from `root`."""
+    at = root
     for part in loc:
-        at = inner.get(part, at)
-        if at is VideoSpec:
-            inner = {**inner, "sampling": SamplingChange}
+        field = at.model_fields.get(part)
+        inner = None if field is None else _section(field.annotation)
+        at = inner or at
     return list(at.model_fields)
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, or holds many of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    parts = (_section(part) for part in get_args(annotation))
+    return next((part for part in parts if part is not None), None)
 
 
 SCHEMA_FILE = Path(__file__).with_name("job.schema.json")

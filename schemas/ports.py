@@ -182,6 +182,16 @@ class FillingSession(Protocol):
         """Encode and prefill the next chunk. Raises InvariantError when out of order."""
         ...
 
+    def rewind(self, num_chunks: int) -> None:
+        """Forget all but the first chunks, so that another ending can be fed. Exact but for an int8
+        cache, which rounds the block at the cut once more."""
+        ...
+
+    def replan(self, plan: VideoPlan) -> None:
+        """Go on under another plan that begins with the chunks that are in and is no longer than
+        the first. Raises InvariantError where it is not such a plan."""
+        ...
+
     def save(self, path: Path, video_id: str) -> None:
         """Write what is filled to a file, whole or not at all. Raises OSError."""
         ...

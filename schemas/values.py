@@ -16,6 +16,7 @@ from schemas.time import clock_to_seconds
 
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmM]?)")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)")
+_LENGTH = re.compile(r"(\d+(?:\.\d+)?)\s*(k|m|frames|minutes|min)?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
 
 
@@ -77,8 +78,31 @@ def _read_windows(value: object) -> object:
     raise ValueError(f"{value!r} is no number of windows; write 1 to {MAX_WINDOWS}, or auto")
 
 
+def _read_length(value: object) -> object:
+    """How long a haystack is; kept as text, because its unit matters."""
+    if isinstance(value, bool) or _LENGTH.fullmatch(str(value).strip()) is None:
+        raise ValueError(
+            f"{value!r} is no length; write tokens (32k, 1m), `600 frames` or `10 minutes`"
+        )
+    return str(value).strip().lower()
+
+
+def length_of(text: str) -> tuple[Literal["tokens", "frames", "minutes"], Fraction]:
+    """What a length says: its unit and how many."""
+    match = _LENGTH.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no length")
+    count, unit = Fraction(match[1]), (match[2] or "").lower()
+    if unit == "frames":
+        return "frames", count
+    if unit.startswith("min"):
+        return "minutes", count
+    return "tokens", count * _UNITS[unit]
+
+
 Tokens = Annotated[int, BeforeValidator(_read_count), Field(gt=0)]
 Windows = Annotated[int | Literal["auto"], BeforeValidator(_read_windows)]
+Length = Annotated[str, BeforeValidator(_read_length)]
 Size = Annotated[int, BeforeValidator(_read_size), Field(gt=0)]
 Moment = Annotated[str, BeforeValidator(_read_moment)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
