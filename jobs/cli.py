@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.markup import escape
 
 from jobs import cli_output
 from jobs import doctor as doctor_room
 from jobs.again import Again, read_where
+from jobs.cli_needle import needle
 from jobs.cli_worker import Insecure, worker
 from jobs.console import Json, err, out, print_line, say
 from jobs.plan_job import plan_job
@@ -37,7 +37,8 @@ from jobs.show import (
     plans_table,
     select_events,
 )
-from schemas.errors import ConfigError, LongtakeError
+from jobs.yaml_file import read_yaml
+from schemas.errors import LongtakeError
 from schemas.job import JobSpec, read_job, read_limits
 
 app = typer.Typer(
@@ -184,7 +185,14 @@ def events(
     _print_events(folder, EventFilter(query, video, after, before, min_confidence), as_json)
 
 
-for verb in (cli_output.status, cli_output.verify, cli_output.gc, cli_output.cancel, worker):
+for verb in (
+    needle,
+    cli_output.status,
+    cli_output.verify,
+    cli_output.gc,
+    cli_output.cancel,
+    worker,
+):
     app.command()(verb)
 
 
@@ -239,16 +247,7 @@ def query_id(text: str) -> str:
 
 def load_job(path: str) -> JobSpec:
     """Read a job file. Raises ConfigError with one sentence per mistake."""
-    try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not text"
-        raise ConfigError(f"job file {path} cannot be read ({why}); check the path.") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" at line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"job file {path} is not YAML{line}; mend it there.") from None
-    return read_job(data, where=path)
+    return read_job(read_yaml(path, "job"), where=path)
 
 
 def _short_job(

@@ -35,8 +35,11 @@ def _clock(seconds: float) -> str:
 class BatchProgress:
     """Takes the reports of running units and shows how much video is through."""
 
-    def __init__(self, console: Console, seconds_by_unit: dict[str, float]) -> None:
+    def __init__(
+        self, console: Console, seconds_by_unit: dict[str, float], noun: str = "videos"
+    ) -> None:
         self._console = console
+        self._noun = noun
         self._total_by_unit = seconds_by_unit
         self._done_by_unit: dict[str, float] = {}
         self._num_ended = 0
@@ -47,7 +50,7 @@ class BatchProgress:
             BarColumn(),
             _VideoTime(),
             TextColumn("·"),
-            TextColumn("{task.fields[ended]} videos ·"),
+            TextColumn(f"{{task.fields[ended]}} {noun} ·"),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
@@ -96,6 +99,6 @@ class BatchProgress:
         rate = done / max(now - self._started, 1e-9)
         self._console.print(
             f"{_clock(done)} of {_clock(total)} of video read, {self._num_ended} of "
-            f"{len(self._total_by_unit)} videos done, {rate:.1f}x real time",
+            f"{len(self._total_by_unit)} {self._noun} done, {rate:.1f}x real time",
             highlight=False,
         )

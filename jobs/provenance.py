@@ -17,6 +17,7 @@ from pipeline.audit import job_digest
 from pipeline.store import Store
 from schemas.errors import ConfigError
 from schemas.job import JobSpec, read_job
+from schemas.needle import NeedleSpec
 from schemas.ports import ModelFacts
 from schemas.provenance import Provenance, UnitFacts
 
@@ -45,7 +46,7 @@ def longtake_version() -> str:
 
 
 def gather_provenance(
-    job: JobSpec, facts: ModelFacts, folder: Path, units: Iterable[UnitFacts]
+    job: JobSpec | NeedleSpec, facts: ModelFacts, folder: Path, units: Iterable[UnitFacts]
 ) -> Provenance:
     """Everything that makes the rows of this run."""
     resolved = job.model_dump(mode="json")
@@ -68,7 +69,7 @@ def gather_provenance(
     )
 
 
-def job_id(job: JobSpec) -> str:
+def job_id(job: JobSpec | NeedleSpec) -> str:
     """The job's name with a short digest of everything it says."""
     text = json.dumps(job.model_dump(mode="json"), sort_keys=True)
     return f"{job.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -99,6 +100,11 @@ def read_provenance(store: Store) -> Provenance:
 
 def job_of(made: Provenance) -> JobSpec:
     """The job of a run, as a job file would say it. Raises ConfigError."""
+    if "lengths" in made.job:
+        raise ConfigError(
+            "this output is a needle evaluation's; run its own `longtake needle` command again, "
+            "which asks what is missing or failed."
+        )
     return read_job(_said(made.job), where=JOB_FILE)
 
 

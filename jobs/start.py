@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from jobs.children import CallLost, Limits, one_child
 from jobs.cluster import EmbeddedCluster, RunningCluster
@@ -25,8 +26,11 @@ def start_executor(job: JobSpec, facts: ModelFacts, say: Callable[[str], None]) 
     `say` hears what happens to the cluster meanwhile. Raises ConfigError or ResourceError where
     there is no such cluster, or no such model on it.
     """
-    spec = job.cluster
-    maker = model_maker(job.model, facts.digest)
+    return start_with(job.cluster, model_maker(job.model, facts.digest), say)
+
+
+def start_with(spec: ClusterSpec, maker: Callable[[], Any], say: Callable[[str], None]) -> Executor:
+    """The same with another tool than the plain model; `maker` goes to the workers."""
     if spec.executor == "serial":
         return SerialExecutor(maker)
     return DaskExecutor(

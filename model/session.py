@@ -149,7 +149,11 @@ class Filling:
         part of the same frames. Raises InvariantError where it begins otherwise."""
         filled, size = self.num_chunks, self._plan.sampling.grid
         is_same = plan.chunks[:filled] == self._plan.chunks[:filled]
-        if not is_same or plan.sampling.grid != size or plan.prefix_tokens != self._plan.prefix_tokens:
+        if (
+            not is_same
+            or plan.sampling.grid != size
+            or plan.prefix_tokens != self._plan.prefix_tokens
+        ):
             raise InvariantError("a session can go on only under a plan that begins as its own.")
         if plan.prefix_tokens + plan.video_tokens > self._cache.capacity:
             raise InvariantError("the plan is longer than the cache that the session began with.")

@@ -6,6 +6,7 @@ the answer is a text, in JSON.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -101,14 +102,42 @@ def draw_haystack(
             tracks.append(_thing_track(rng, alone[number], (span,), cells[1], sizes))
         needles.append(Needle(code, span, alone.get(number, "")))
     busy = [needle.span_s for needle in needles]
-    for name in others[:8]:
+    tracks += _others(rng, others, duration_s, busy, sizes)
+    background = str(rng.choice(BACKGROUNDS))
+    scene = Scene(seed, *frame, duration_s, background, tuple(tracks), codes=tuple(codes))
+    return Haystack(scene, tuple(needles))
+
+
+def draw_scene(
+    seed: tuple[int, int],
+    frame: tuple[int, int],
+    duration_s: float,
+    names: Sequence[str],
+    busy: list[tuple[float, float]],
+    sizes: tuple[float, float],
+) -> Scene:
+    """A scene in which up to eight of `names` come and go, none while `busy` (spans in seconds).
+    `sizes` of things are fractions of the frame height, from–to."""
+    rng = np.random.default_rng((19, *seed))
+    tracks = _others(rng, names, duration_s, busy, Sizes(things=sizes))
+    background = str(rng.choice(BACKGROUNDS))
+    return Scene(seed[0], *frame, duration_s, background, tuple(tracks))
+
+
+def _others(
+    rng: np.random.Generator,
+    names: Sequence[str],
+    duration_s: float,
+    busy: list[tuple[float, float]],
+    sizes: Sizes,
+) -> list[Track]:
+    tracks = []
+    for name in names[:8]:
         spans = _comings(rng, duration_s, busy)
         if spans:
             cell = CELLS[int(rng.integers(len(CELLS)))]
             tracks.append(_thing_track(rng, name, spans, cell, sizes))
-    background = str(rng.choice(BACKGROUNDS))
-    scene = Scene(seed, *frame, duration_s, background, tuple(tracks), codes=tuple(codes))
-    return Haystack(scene, tuple(needles))
+    return tracks
 
 
 def _draw_codes(rng: np.random.Generator, count: int) -> list[str]:

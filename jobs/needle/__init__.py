@@ -1,0 +1,1 @@
+"""The needle evaluation as a batch job: plan, run, rates, report."""
