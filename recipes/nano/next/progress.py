@@ -39,8 +39,9 @@ class Loop:
     is_stopped: bool = False
     means: dict[str, float] = field(default_factory=dict)
 
-    def resume(self) -> None:
-        """Take up this machine's own state, else the one that is kept with the recipe, if any."""
+    def resume(self, begin: Path | None = None) -> None:
+        """Take up this machine's own state, else the one that is kept with the recipe, if any; else
+        begin with what another run learnt, its optimiser's state left out."""
         for source in (self.path, STATES / self.path.name):
             if source.exists():
                 saved = torch.load(source, weights_only=True)
@@ -48,6 +49,9 @@ class Loop:
                 self.step = saved["step"]
                 print(f"going on from step {self.step} of {self.steps}", flush=True)
                 return
+        if begin is not None:
+            learnt = torch.load(begin, weights_only=True)["state"]
+            self.load({name: part for name, part in learnt.items() if name != "optimizer"})
 
     def run(self, one: Callable[[np.random.Generator, int], dict[str, float]]) -> None:
         """Call `one` for each step that is left; it returns what to print. An interrupt ends it

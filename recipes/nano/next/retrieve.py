@@ -19,7 +19,7 @@ from recipes.nano.network import new_model
 from recipes.nano.next import tokenizer as tokenizer_step
 from recipes.nano.next.courses import draw_course, worded_features
 from recipes.nano.next.decoder import Lesson, Probes, draw_loudness, join, lesson_loss, run
-from recipes.nano.next.lessons import LessonMaker
+from recipes.nano.next.lessons import EVEN_ODDS, FIRST_ODDS, LessonMaker
 from recipes.nano.next.progress import Loop, rate
 from recipes.nano.next.shape import RUNS, config
 from recipes.nano.optimizers import Optimizers
@@ -123,17 +123,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="decoder.pt")
+    parser.add_argument("--begin", default="", help="run that it goes on from, all lessons full")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     RUNS.mkdir(parents=True, exist_ok=True)
     tokenizer: Tokenizer = tokenizer_step.build()
-    maker = LessonMaker(tokenizer)
+    maker = LessonMaker(tokenizer, EVEN_ODDS if options.begin else FIRST_ODDS)
     trainer = new_trainer(options.seed, options.lr)
     loop = Loop(RUNS / options.name, options.steps, options.seed, trainer.state, trainer.load)
-    loop.resume()
+    loop.resume(RUNS / options.begin if options.begin else None)
 
     def one(rng: np.random.Generator, step: int) -> dict[str, float]:
-        share = step / options.steps
+        share = 1.0 if options.begin else step / options.steps
         longest = 4 + int(24 * min(1.0, share / 0.3))
         loudest = LOUDEST * min(1.0, share / 0.4)
         lesson = draw_lesson(rng, maker, pairs=(3, longest), tokens=options.tokens, loudest=loudest)

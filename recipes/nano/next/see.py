@@ -184,12 +184,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="reader.pt")
+    parser.add_argument("--begin", default="", help="run that it goes on from")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     RUNS.mkdir(parents=True, exist_ok=True)
     reader = new_reader(options.seed, options.lr)
     loop = Loop(RUNS / options.name, options.steps, options.seed, reader.state, reader.load)
-    loop.resume()
+    loop.resume(RUNS / options.begin if options.begin else None)
 
     def one(rng: np.random.Generator, step: int) -> dict[str, float]:
         pictures, grid = _draw(rng)

@@ -11,13 +11,19 @@ import sys
 from recipes.nano.next.shape import RUNS
 
 
-def steps(threads: int) -> list[tuple[str, list[str]]]:
-    """(step, arguments), in order."""
+def steps(threads: int) -> list[tuple[str, str, list[str]]]:
+    """(name, module, arguments), in order. Each learns twice: the second time from a lower rate, on
+    full lessons."""
     few = ["--threads", str(threads)]
+    see_on = ["--begin", "reader.pt", "--name", "reader2.pt", "--lr", "8e-4", "--steps", "4000"]
+    match_on = ["--begin", "decoder.pt", "--name", "decoder2.pt", "--steps", "3200"]
+    match_on += ["--lr", "1.5e-3", "--decline", "0.8"]
     return [
-        ("see", few),
-        ("retrieve", few),
-        ("export", []),
+        ("see", "see", few),
+        ("see_on", "see", [*few, *see_on, "--decline", "0.9"]),
+        ("retrieve", "retrieve", few),
+        ("retrieve_on", "retrieve", [*few, *match_on]),
+        ("export", "export", ["--reader", "reader2.pt", "--decoder", "decoder2.pt"]),
     ]
 
 
@@ -26,12 +32,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     RUNS.mkdir(parents=True, exist_ok=True)
-    for step, arguments in steps(options.threads):
+    for step, module, arguments in steps(options.threads):
         done = RUNS / f"{step}.done"
         if done.exists():
             continue
         print(step, flush=True)
-        command = [sys.executable, "-m", f"recipes.nano.next.{step}", *arguments]
+        command = [sys.executable, "-m", f"recipes.nano.next.{module}", *arguments]
         subprocess.run(command, check=True)
         done.touch()
 
