@@ -47,6 +47,14 @@ class FakeFilling:
         self.num_chunks += 1
         self.num_corrupt += frames.num_corrupt
 
+    def rewind(self, num_chunks: int) -> None:
+        if num_chunks > self.num_chunks:
+            raise InvariantError("cannot rewind forwards")
+        self.num_chunks = num_chunks
+
+    def replan(self, plan: VideoPlan) -> None:
+        self.plan = plan
+
     def save(self, path: Path, video_id: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         facts = {"video": video_id, "chunks": self.num_chunks, "corrupt": self.num_corrupt}
