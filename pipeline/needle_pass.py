@@ -73,6 +73,10 @@ class PassWork:
     insertions: tuple[Insertion, ...]
     asked: tuple[Asked, ...]
 
+    def named(self, key: str) -> PassWork:
+        """The same under its name."""
+        return replace(self, key=key)
+
     @property
     def spliced(self) -> Path:
         """Where the file with the needles lies while it is read."""

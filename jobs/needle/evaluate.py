@@ -120,6 +120,7 @@ def run_needle(
 ) -> Evaluation:
     """Do what is missing of an evaluation. Haystacks are kept in `folder`, which every worker must
     see. Raises LongtakeError."""
+    base = base or Path.cwd()
     ready = prepare(spec, folder, base)
     log = CommitLog(open_store(spec.output))
     mend(log)
@@ -130,7 +131,7 @@ def run_needle(
         UnitFacts(work.uri, work.place, answer_keys(work), work.seconds * (work in pending))
         for work in ready.works
     )
-    made = gather_provenance(ready.spec, ready.facts, base or Path.cwd(), units)
+    made = gather_provenance(ready.spec, ready.facts, base, units)
     write_provenance(log.store, made)
     sweep(log.store)
     done = Evaluation(ready, log, num_kept=len(ready.works) - len(pending))

@@ -44,7 +44,7 @@ def write_report(done: Evaluation, rows: pl.DataFrame) -> list[str]:
         worst = [Worst(_picture(done, row), row) for row in worst_rows(rows)]
         chart = heatmaps(rows)
         files = {
-            "report.html": report_html(rows, _about(done, rows), worst).encode(),
+            "report.html": report_html(rows, _about(done), worst).encode(),
             "heatmap.svg": to_svg(chart).encode(),
             "heatmap.png": to_png(chart),
             "longva.json": longva_json(rows).encode(),
@@ -54,7 +54,7 @@ def write_report(done: Evaluation, rows: pl.DataFrame) -> list[str]:
     return [f"{store}/{name}" for name in FILES]
 
 
-def _about(done: Evaluation, rows: pl.DataFrame) -> ReportFacts:
+def _about(done: Evaluation) -> ReportFacts:
     ready = done.ready
     spent = sum(entry.tokens for entry in done.log.state().live.values() if entry.place)
     return ReportFacts(
