@@ -105,7 +105,12 @@ def spans_of(scene: Scene, name: str) -> list[tuple[float, float]]:
 
 def draw_frame(scene: Scene, time_s: float) -> Frame:
     """The scene at one moment: (height, width, 3), uint8."""
-    image = Image.fromarray(_background(scene, time_s))
+    return draw_over(_background(scene, time_s), scene, time_s)
+
+
+def draw_over(under: Frame, scene: Scene, time_s: float) -> Frame:
+    """The things and codes of a scene on a picture of its size instead of its background."""
+    image = Image.fromarray(under)
     # Drawn at twice the size and reduced, for smooth edges.
     layer = Image.new("RGBA", (scene.width * 2, scene.height * 2), (0, 0, 0, 0))
     pen = ImageDraw.Draw(layer)
@@ -264,7 +269,12 @@ def _plasma(x: _Plane, y: _Plane, time_s: float, rng: np.random.Generator) -> _P
     )
 
 
+def _plain(x: _Plane, _y: _Plane, _time_s: float, _rng: np.random.Generator) -> _Plane:
+    return np.zeros_like(x)
+
+
 _PATTERNS = {
+    "plain": _plain,
     "gradient": _gradient,
     "noise": _noise,
     "stripes": _stripes,
