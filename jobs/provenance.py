@@ -45,6 +45,11 @@ def longtake_version() -> str:
     return metadata.version("longtake")
 
 
+def machine_text() -> str:
+    """Operating system and processor family."""
+    return f"{platform.system()} {platform.machine()}"
+
+
 def gather_provenance(
     job: JobSpec | NeedleSpec, facts: ModelFacts, folder: Path, units: Iterable[UnitFacts]
 ) -> Provenance:
@@ -62,7 +67,7 @@ def gather_provenance(
         is_dirty=is_dirty,
         library_versions=library_versions(),
         python=platform.python_version(),
-        machine=f"{platform.system()} {platform.machine()}",
+        machine=machine_text(),
         folder=str(folder),
         started_at=datetime.now(UTC).isoformat(),
         units=tuple(units),
