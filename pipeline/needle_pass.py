@@ -125,8 +125,11 @@ def _read(
     whole = _window(work, index, len(work.grid.rungs) - 1, facts, counter).plan
     before = session.prefilled_tokens
 
+    corrupt: list[int] = []
+
     def frames(plan: VideoPlan, first: int, stop: int) -> Iterator[FrameBatch]:
         for batch in tools.frames(index, plan, first, stop):
+            corrupt.append(batch.num_corrupt)
             yield batch
             tools.progress(float(batch.frame_pts[-1] * index.time_base))
 
@@ -141,14 +144,14 @@ def _read(
         asked = [one for one in work.asked if one.rung == rung]
         queries = [one.query for one in asked]
         said = answer(filled, window, queries)
-        requests += said.rows
+        requests += said.requests
         events += said.events
         rows += _judged(work, rung, window, asked, said, spliced, counter)
         prompts += prompts_sha256([window.ask(queries)])
     return VideoResult(
         video_id=index.video_id,
         video_uri=work.uri,
-        video=describe(index, [windows[-1]]),
+        video=describe(index, [windows[-1]], sum(corrupt)),
         requests=tuple(requests),
         events=tuple(events),
         prompts=tuple(prompts),
@@ -184,7 +187,7 @@ def _judged(
     last_start_s = Fraction(work.grid.last_start(rung), work.form.fps)
     truths = tuple((t.start_pts, t.end_pts) for t in spliced.truths) if spliced else ()
     texts = {question.query_id: question for question in window.questions}
-    for one, row in zip(asked, said.rows, strict=True):
+    for one, row in zip(asked, said.requests, strict=True):
         own = tuple(event for event in said.events if event.query_id == one.query.id)
         question = counter.question_tokens(texts[one.query.id])
         total = plan.prefix_tokens + plan.video_tokens + question
