@@ -265,6 +265,12 @@ def lesson_loss(
     return answer + aux * helped, {name: float(value.detach()) for name, value in told.items()}
 
 
-def draw_loudness(rng: np.random.Generator, size: int, most: float) -> list[float]:
-    """log m of each row: from one to what makes a million tokens of a short lesson."""
-    return [float(v) for v in rng.uniform(0, most, size)]
+def draw_loudness(
+    rng: np.random.Generator, size: int, most: float, quiet: float = 0.0
+) -> list[float]:
+    """log m of each row: from one to what makes a million tokens of a short lesson; of a share
+    `quiet` of rows at most e-fold, where what is almost right is all that could mislead."""
+    drawn = rng.uniform(0, most, size)
+    if quiet:
+        drawn = np.where(rng.uniform(size=size) < quiet, drawn / max(1.0, most), drawn)
+    return [float(value) for value in drawn]

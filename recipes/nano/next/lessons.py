@@ -55,6 +55,7 @@ class Sheet:
 
 ABSENT: dict[Kind, float] = {"when": 0.15, "code_with": 0.3}
 """Share of the questions of a kind that are about what is never shown."""
+MORE_ABSENT: dict[Kind, float] = {"when": 0.3, "code_with": 0.4}
 FIRST_ODDS = (0.45, 0.3, 0.15, 0.05, 0.05)
 """Of the kinds, in order. Times are learnt first: what is matched by things comes later."""
 EVEN_ODDS = (0.28, 0.22, 0.34, 0.08, 0.08)
@@ -65,8 +66,14 @@ LETTERS, CLOCK, THING = 0, 1, 2
 class LessonMaker:
     """Draws rows and joins them into batches."""
 
-    def __init__(self, tokenizer: Tokenizer, odds: tuple[float, ...] = FIRST_ODDS) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        odds: tuple[float, ...] = FIRST_ODDS,
+        absent: dict[Kind, float] | None = None,
+    ) -> None:
         self._tokenizer, self._odds = tokenizer, odds
+        self._absent = ABSENT if absent is None else absent
         self._cache: dict[str, list[int]] = {}
 
     def encode(self, text: str) -> list[int]:
@@ -88,7 +95,7 @@ class LessonMaker:
             pads.append(own)
             self._teach_pair(rng, sheet, shown, own, float(course.seconds[number]))
         for number in range(questions):
-            asked = _draw_question(rng, course, self._odds)
+            asked = _draw_question(rng, course, self._odds, self._absent)
             if asked is not None:
                 self._ask(sheet, course, asked, pads, at, -2 - number)
         return sheet
@@ -210,12 +217,12 @@ class Asked:
 
 
 def _draw_question(
-    rng: np.random.Generator, course: Course, odds: tuple[float, ...]
+    rng: np.random.Generator, course: Course, odds: tuple[float, ...], absent: dict[Kind, float]
 ) -> Asked | None:
     """A question that has one answer; None where ten draws gave none."""
     for _ in range(10):
         kind = KINDS[int(rng.choice(len(KINDS), p=odds))]
-        if rng.uniform() < ABSENT.get(kind, 0):
+        if rng.uniform() < absent.get(kind, 0):
             asked = _absent(rng, course, kind)
         else:
             asked = _question(rng, course, kind, int(rng.integers(len(course.pairs))))

@@ -19,7 +19,13 @@ from recipes.nano.network import new_model
 from recipes.nano.next import tokenizer as tokenizer_step
 from recipes.nano.next.courses import draw_course, worded_features
 from recipes.nano.next.decoder import Lesson, Probes, draw_loudness, join, lesson_loss, run
-from recipes.nano.next.lessons import EVEN_ODDS, FIRST_ODDS, LessonMaker
+from recipes.nano.next.lessons import (
+    ABSENT,
+    EVEN_ODDS,
+    FIRST_ODDS,
+    MORE_ABSENT,
+    LessonMaker,
+)
 from recipes.nano.next.progress import Loop, rate
 from recipes.nano.next.shape import RUNS, config
 from recipes.nano.optimizers import Optimizers
@@ -74,6 +80,7 @@ def draw_lesson(
     pairs: tuple[int, int],
     tokens: int,
     loudest: float,
+    quiet: float = 0.0,
 ) -> Lesson:
     """A batch of about `tokens` tokens, rows of one length."""
     count = int(np.exp(rng.uniform(np.log(pairs[0]), np.log(pairs[1] + 1))))
@@ -84,7 +91,7 @@ def draw_lesson(
         maker.row(rng, course, grid, QUESTIONS) for course, grid in zip(courses, grids, strict=True)
     ]
     features = [worded_features(rng, course) for course in courses]
-    return join(sheets, features, draw_loudness(rng, size, loudest))
+    return join(sheets, features, draw_loudness(rng, size, loudest, quiet))
 
 
 @torch.no_grad()
@@ -124,20 +131,31 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="decoder.pt")
     parser.add_argument("--begin", default="", help="run that it goes on from, all lessons full")
+    parser.add_argument("--until", type=int, help="stop behind this step of the schedule")
+    parser.add_argument("--quiet", type=float, default=0.0, help="share of rows that are not loud")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     RUNS.mkdir(parents=True, exist_ok=True)
     tokenizer: Tokenizer = tokenizer_step.build()
-    maker = LessonMaker(tokenizer, EVEN_ODDS if options.begin else FIRST_ODDS)
+    odds = EVEN_ODDS if options.begin else FIRST_ODDS
+    maker = LessonMaker(tokenizer, odds, MORE_ABSENT if options.quiet else ABSENT)
     trainer = new_trainer(options.seed, options.lr)
-    loop = Loop(RUNS / options.name, options.steps, options.seed, trainer.state, trainer.load)
+    until = options.until or options.steps
+    loop = Loop(RUNS / options.name, until, options.seed, trainer.state, trainer.load)
     loop.resume(RUNS / options.begin if options.begin else None)
 
     def one(rng: np.random.Generator, step: int) -> dict[str, float]:
         share = 1.0 if options.begin else step / options.steps
         longest = 4 + int(24 * min(1.0, share / 0.3))
         loudest = LOUDEST * min(1.0, share / 0.4)
-        lesson = draw_lesson(rng, maker, pairs=(3, longest), tokens=options.tokens, loudest=loudest)
+        lesson = draw_lesson(
+            rng,
+            maker,
+            pairs=(3, longest),
+            tokens=options.tokens,
+            loudest=loudest,
+            quiet=options.quiet,
+        )
         loss, told = lesson_loss(trainer.model, trainer.probes, lesson, options.aux)
         trainer.optimizer.set_lr(rate(options.lr, step, options.steps, options.decline))
         trainer.optimizer.step(loss)

@@ -12,18 +12,21 @@ from recipes.nano.next.shape import RUNS
 
 
 def steps(threads: int) -> list[tuple[str, str, list[str]]]:
-    """(name, module, arguments), in order. Each learns twice: the second time from a lower rate, on
-    full lessons."""
+    """(name, module, arguments), in order. Reading is learnt twice, the second time from a lower
+    rate; matching three times: then on full lessons, and last on those where much is absent."""
     few = ["--threads", str(threads)]
     see_on = ["--begin", "reader.pt", "--name", "reader2.pt", "--lr", "8e-4", "--steps", "4000"]
     match_on = ["--begin", "decoder.pt", "--name", "decoder2.pt", "--steps", "3200"]
-    match_on += ["--lr", "1.5e-3", "--decline", "0.8"]
+    match_on += ["--lr", "1.5e-3", "--decline", "0.8", "--until", "1473"]
+    settle = ["--begin", "decoder2.pt", "--name", "decoder3.pt", "--steps", "2000", "--lr", "1e-3"]
+    settle += ["--decline", "1.0", "--quiet", "0.4"]
     return [
         ("see", "see", few),
         ("see_on", "see", [*few, *see_on, "--decline", "0.9"]),
         ("retrieve", "retrieve", few),
         ("retrieve_on", "retrieve", [*few, *match_on]),
-        ("export", "export", ["--reader", "reader2.pt", "--decoder", "decoder2.pt"]),
+        ("retrieve_settle", "retrieve", [*few, *settle]),
+        ("export", "export", ["--reader", "reader2.pt", "--decoder", "decoder3.pt"]),
     ]
 
 
