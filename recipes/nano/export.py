@@ -39,8 +39,9 @@ def write(
     advice: dict[str, Any],
 ) -> None:
     """Write everything but the tokenizer into `folder`."""
+    dtype = getattr(torch, settings["dtype"])
     # Tied to the embeddings: published once.
-    tensors = {k: v.contiguous().float() for k, v in state.items() if k != "lm_head.weight"}
+    tensors = {k: v.contiguous().to(dtype) for k, v in state.items() if k != "lm_head.weight"}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     generation = {
         "do_sample": False,

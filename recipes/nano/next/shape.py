@@ -8,7 +8,7 @@ from typing import Any
 from recipes.nano import shape as first
 
 RUNS = first.RUNS / "next"
-CHECKPOINT = Path(__file__).with_name("checkpoint")
+CHECKPOINT = first.CHECKPOINT.with_name("nano_read")
 ID = first.ID
 HIDDEN, LAYERS, HEADS, HEAD_DIM = first.HIDDEN, 3, 4, 64
 CONTEXT = 1_048_576
@@ -21,6 +21,8 @@ ROPE_THETA = 1e10
 def config() -> dict[str, Any]:
     """config.json of the checkpoint."""
     settings = first.config()
+    settings["dtype"] = settings["text_config"]["dtype"] = "bfloat16"
+    settings["vision_config"]["dtype"] = "bfloat16"
     settings["text_config"] |= {
         "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS,
