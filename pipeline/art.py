@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -30,13 +29,15 @@ from pipeline.scenes import (
     draw_frame,
     draw_over,
 )
-from schemas.errors import ConfigError, InputError
+from schemas.errors import InputError, InvariantError
 from schemas.media import RgbArray, VideoSource
 
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 """Formats that may open: none that runs another program, as EPS would."""
 _ALWAYS = ((0.0, math.inf),)
-_TRIES = 400
+_TRIES_PER_SIZE, _SHRINK = 100, 0.85
+_TRIES = 20 * _TRIES_PER_SIZE
+"""Places that are tried for code and thing; after every hundred both are made a little smaller."""
 _SWAY = 0.02
 """How far code and thing wander, as a fraction of the frame height."""
 _AIR = 0.015
@@ -52,7 +53,7 @@ _Motion = Literal["still", "sway", "travel"]
 class Art(Protocol):
     """Anything that can be put into a video for some frames."""
 
-    def paint(self, frame: RgbArray, k: int, n: int, fps: float) -> RgbArray:
+    def paint(self, frame: RgbArray, k: int, n: int, fps: float, /) -> RgbArray:
         """Frame `k` of the `n` frames of the needle, over `frame` (height, width, 3), uint8.
 
         A new array; `frame` stays as it is.
@@ -67,40 +68,32 @@ class _Drawn:
     """`colour shape`; empty: none."""
     seed: int
     letters_px: tuple[float, float]
-    """Height of the letters, from–to, in pixels of the frame that is painted."""
+    """Height of the letters, from–to, in pixels of the frame that is painted; smaller where the
+    frame has no room for code and thing side by side."""
     things_px: tuple[float, float]
     """Diameter of the thing, likewise."""
 
 
 @dataclass(frozen=True, slots=True)
 class CodeArt(_Drawn):
-    """A code, and the thing beside it, over the running picture; both wander a little.
+    """A code, and the thing beside it, over the running picture; both wander a little."""
 
-    `paint` raises ConfigError where the two do not fit the frame side by side.
-    """
-
-    def paint(self, frame: RgbArray, k: int, n: int, fps: float) -> RgbArray:
+    def paint(self, frame: RgbArray, k: int, _n: int, fps: float) -> RgbArray:
         layout = _lay_out(self, *frame.shape[:2], "sway")
         return draw_over(frame, layout.scene, k / fps)
 
 
 @dataclass(frozen=True, slots=True)
 class CardArt(_Drawn):
-    """A still picture that fills the frame: plain or a gradient, with the code and the thing.
+    """A still picture that fills the frame: plain or a gradient, with the code and the thing."""
 
-    `paint` raises ConfigError where the two do not fit the frame side by side.
-    """
-
-    def paint(self, frame: RgbArray, k: int, n: int, fps: float) -> RgbArray:
+    def paint(self, frame: RgbArray, _k: int, _n: int, _fps: float) -> RgbArray:
         return _card(self, *frame.shape[:2]).copy()
 
 
 @dataclass(frozen=True, slots=True)
 class ClipArt(_Drawn):
-    """A moving clip that fills the frame: the thing travels across while the code stays.
-
-    `paint` raises ConfigError where the code does not fit beside the thing's path.
-    """
+    """A moving clip that fills the frame: the thing travels across while the code stays."""
 
     def paint(self, frame: RgbArray, k: int, n: int, fps: float) -> RgbArray:
         layout = _lay_out(self, *frame.shape[:2], "travel")
@@ -120,7 +113,7 @@ class PictureArt:
 
     path: str
 
-    def paint(self, frame: RgbArray, k: int, n: int, fps: float) -> RgbArray:
+    def paint(self, frame: RgbArray, _k: int, _n: int, _fps: float) -> RgbArray:
         return _picture(self.path, *frame.shape[:2]).copy()
 
 
@@ -128,8 +121,8 @@ class PictureArt:
 class FootageArt:
     """A user's clip at its own speed from its first frame, scaled as a picture is.
 
-    Cut where it is longer than the needle, from its beginning again where it is shorter. `paint`
-    raises InputError where it cannot be read. Costs the memory of the needle's frames.
+    Cut where it is longer than the needle; where it is shorter its last frame stays. `paint` raises
+    InputError where it cannot be read. Costs the memory of the needle's frames.
     """
 
     path: str
@@ -150,9 +143,10 @@ def _lay_out(art: _Drawn, height: int, width: int, motion: _Motion) -> _Layout:
     rng = np.random.default_rng((23, art.seed))
     backgrounds = ("plain", "gradient") if motion == "still" else BACKGROUNDS
     background = str(rng.choice(backgrounds))
-    for _ in range(_TRIES):
-        code, half = _try_code(rng, art, width, height, motion)
-        thing, reach, travel = _try_thing(rng, art, width, height, motion)
+    for number in range(_TRIES):
+        scale = _SHRINK ** (number // _TRIES_PER_SIZE)
+        code, half = _try_code(rng, art, width, height, motion, scale)
+        thing, reach, travel = _try_thing(rng, art, width, height, motion, scale)
         boxes = [_Box(code.x * width, code.y * height, *half)]
         if thing is not None:
             middle = (thing.x + travel / 2) * width
@@ -161,12 +155,7 @@ def _lay_out(art: _Drawn, height: int, width: int, motion: _Motion) -> _Layout:
             tracks = () if thing is None else (thing,)
             scene = Scene(art.seed, width, height, 1.0, background, tracks, 0.0, (code,))
             return _Layout(scene, travel)
-    raise ConfigError(
-        f"letters of {art.letters_px[0]:g} to {art.letters_px[1]:g} px"
-        + (f" with a thing of {art.things_px[0]:g} to {art.things_px[1]:g} px" if art.thing else "")
-        + f" do not fit a frame of {width}x{height} without touching; lower these sizes or enlarge "
-        "the frame."
-    )
+    raise InvariantError(f"a frame of {width}x{height} has no room for a needle of any size.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,10 +182,17 @@ class _Box:
 
 
 def _try_code(
-    rng: np.random.Generator, art: _Drawn, width: int, height: int, motion: _Motion
+    rng: np.random.Generator,
+    art: _Drawn,
+    width: int,
+    height: int,
+    motion: _Motion,
+    scale: float,
 ) -> tuple[CodeTrack, tuple[float, float]]:
     """A code somewhere, and half of what it may cover (width, height) in pixels."""
-    look, size_px = random_look(rng), float(rng.uniform(*art.letters_px))
+    look, size_px = random_look(rng), float(rng.uniform(*art.letters_px)) * scale
+    if motion == "travel":  # A clip's background is as busy as it likes.
+        look = replace(look, has_plate=True)
     tall, wide = write_code(art.code, look, size_px).ink.shape
     room = _room(width, height, motion)
     half = wide / 2 + room, tall / 2 + room
@@ -209,13 +205,18 @@ def _try_code(
 
 
 def _try_thing(
-    rng: np.random.Generator, art: _Drawn, width: int, height: int, motion: _Motion
+    rng: np.random.Generator,
+    art: _Drawn,
+    width: int,
+    height: int,
+    motion: _Motion,
+    scale: float,
 ) -> tuple[Track | None, tuple[float, float], float]:
     """A thing somewhere, half of what it and its path may cover in pixels, and its travel."""
     if not art.thing:
         return None, (0.0, 0.0), 0.0
     colour, shape = art.thing.split()
-    size_px = float(rng.uniform(*art.things_px))
+    size_px = float(rng.uniform(*art.things_px)) * scale
     travel = float(rng.uniform(*_TRAVEL) * rng.choice((-1, 1))) if motion == "travel" else 0.0
     radius = _STAR * size_px / 2 + _room(width, height, motion)
     reach = radius + abs(travel) * width / 2, radius
@@ -302,4 +303,4 @@ def _footage(path: str, height: int, width: int, n: int, fps: float) -> RgbArray
     index = probe(VideoSource(path, str(Path(path).absolute())))
     pts = pts_at_rate(index, Fraction(fps))[:n]
     once = list(letterboxed_frames(index, pts, width, height))
-    return np.stack(list(islice(cycle(once), n)))
+    return np.stack(once + once[-1:] * (n - len(once)))

@@ -138,9 +138,7 @@ def _check_places(insertions: Sequence[Insertion], num_frames: int) -> None:
         end = each.end_frame
 
 
-def _runs(
-    insertions: Sequence[Insertion], num_frames: int, form: HaystackForm
-) -> tuple[_Run, ...]:
+def _runs(insertions: Sequence[Insertion], num_frames: int, form: HaystackForm) -> tuple[_Run, ...]:
     gop = form.gop_frames
     touched = sorted(
         {
