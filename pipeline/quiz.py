@@ -56,7 +56,7 @@ def quiz_of(
     their questions are asked."""
     if own.starts:
         return tuple(_of_needles(spec, cast, own))
-    made = []
+    made: list[Asked] = []
     for other in all_passes:
         roles = cast.roles(other)
         for cell in other.cells:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,7 +134,7 @@ def insertions_of(
         needle = spec.needles[kind]
         if isinstance(needle, str):
             seed = _seed(cast, start, role.code)
-            art = _drawn(needle, role.code, role.thing, seed, props)
+            art: Art = _drawn(needle, role.code, role.thing, seed, props)
         elif needle.image is not None:
             art = PictureArt(_path(needle, props.base))
         else:
@@ -144,9 +144,8 @@ def insertions_of(
 
 
 def _drawn(kind: str, code: str, thing: str, seed: int, props: Props) -> Art:
-    made = {"code": CodeArt, "image": CardArt, "clip": ClipArt}[kind]
-    art: Art = made(code, thing, seed, props.letters, props.things)
-    return art
+    kinds: dict[str, Callable[..., Art]] = {"code": CodeArt, "image": CardArt, "clip": ClipArt}
+    return kinds[kind](code, thing, seed, props.letters, props.things)
 
 
 def _seed(cast: Cast, start: int, code: str) -> int:
