@@ -7,16 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.art import Art, CardArt, ClipArt, CodeArt, FootageArt, PictureArt
-from pipeline.haystack import HaystackForm
-from pipeline.splice import Insertion
-
 from jobs.manifest import find_videos
 from jobs.needle.lengths import pair_grid
+from pipeline.art import Art, CardArt, ClipArt, CodeArt, FootageArt, PictureArt
 from pipeline.cast import Cast
 from pipeline.grid import Grid, Pass
+from pipeline.haystack import HaystackForm
 from pipeline.needles import draw_scene
 from pipeline.probe import digest_file
+from pipeline.splice import Insertion
 from pipeline.stage import Recipe
 from schemas.job import JobSpec, QuerySpec, VideoSpec
 from schemas.media import VideoSource
