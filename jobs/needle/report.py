@@ -20,6 +20,7 @@ from jobs.needle.rates import (
     Score,
     Summary,
     control_sentences,
+    counts_text,
     main_rows,
     rate_text,
     summarise,
@@ -105,7 +106,7 @@ def report_html(frame: pl.DataFrame, about: ReportFacts, worst: Sequence[Worst])
     engine = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    engine.filters["rate"] = rate_text
+    engine.filters |= {"rate": rate_text, "counts": counts_text}
     return engine.from_string(text).render(
         about=about,
         summary=summary,
@@ -239,4 +240,4 @@ def _where(row: Mapping[str, Any]) -> str:
     if row["truth_start_s"] is not None:
         parts.append(f"at {row['truth_start_s']:.1f} s of {row['clip_s']:.1f} s")
         parts.append(f"in {row['needle_frames']} of {row['sampled_frames']:,} sampled frames")
-    return ", ".join([*parts, PurePosixPath(row["video_uri"]).name, f"answer {row['status']}"])
+    return ", ".join([*parts, PurePosixPath(row["video_uri"]).name, f"status {row['status']}"])
