@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
-from jobs.needle.heatmap import heatmaps, to_png, to_svg
+from jobs.needle.heatmap import heatmap, heatmaps, to_png, to_svg
 from tests.jobs.needle.helpers import control, frame_of, grid, what, when
 
 
@@ -26,6 +26,19 @@ def test_what_and_when_stand_side_by_side_with_their_totals() -> None:
         "when: 0.000 (0 of 1, 0.000 to 0.793)",
     ]
     assert "nano" in spec["title"]["text"]
+
+
+def test_one_question_alone_has_its_map_and_else_a_note() -> None:
+    frame = frame_of(what(), when(9.0))
+    (panel,) = heatmap(frame, "when").to_dict()["hconcat"]
+    assert panel["title"]["text"].startswith("when: 0.000")
+    assert "no question about a needle" in to_svg(heatmap(frame_of(what()), "when"))
+
+
+def test_cells_of_few_questions_say_how_many() -> None:
+    few = [cell["few"] for cell in _only_panel(heatmaps(frame_of(what(), what())).to_dict())]
+    many = [cell["few"] for cell in _only_panel(heatmaps(frame_of(*[what()] * 10)).to_dict())]
+    assert (few, many) == (["n 2"], [""])
 
 
 def test_a_cell_without_rows_is_empty_and_not_zero() -> None:

@@ -70,6 +70,8 @@ def test_hostile_facts_are_text_too() -> None:
 def test_a_picture_is_in_the_file() -> None:
     page = _report(frame_of(what(is_correct=False)), b"\x89PNG")
     assert f"data:image/png;base64,{base64.b64encode(bytes([137]) + b'PNG').decode()}" in page
+    jpeg = _report(frame_of(what(is_correct=False)), b"\xff\xd8\xff")
+    assert "data:image/jpeg;base64," in jpeg
     assert "<img" not in _report(frame_of(what(is_correct=False)))
 
 
