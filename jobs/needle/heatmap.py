@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -10,17 +11,31 @@ import vl_convert
 
 from jobs.needle.rates import Score, Summary, rate_text, summarise
 
-_WIDE, _HIGH = 58, 26
+_WIDE, _HIGH = 62, 32
 _MOST_HIGH = 620
+_TWO_LINES = 24
+"""So high must a cell be for a second line."""
+_FEW = 10
+"""A cell of fewer questions says how many: such a rate is coarse."""
 _TURN = 0.45
 """Below it the scale is dark enough for white letters."""
 Chart = alt.HConcatChart
 
 
+def heatmap(frame: pl.DataFrame, question: str) -> Chart:
+    """One question's map, `what` or `when`; a note in its place where it was not asked."""
+    summary = summarise(frame)
+    return _titled(summary, [question] if question in summary.questions else [])
+
+
 def heatmaps(frame: pl.DataFrame) -> Chart:
     """*What* and *when* side by side: a cell's colour and number are its share of right answers."""
     summary = summarise(frame)
-    panels = [_panel(summary, question) for question in summary.questions]
+    return _titled(summary, summary.questions)
+
+
+def _titled(summary: Summary, questions: Sequence[str]) -> Chart:
+    panels = [_panel(summary, question) for question in questions]
     title = alt.TitleParams(
         f"Needles in a haystack: {summary.model}",
         subtitle=_subtitle(summary),
@@ -55,11 +70,16 @@ def _panel(summary: Summary, question: str) -> alt.LayerChart:
     base = alt.Chart(alt.InlineData(values=_cells(summary, question)))
     tint = alt.when(alt.datum.rate < _TURN).then(alt.value("white")).otherwise(alt.value("black"))
     cells = base.mark_rect(stroke="white", strokeWidth=1).encode(x=x, y=y, color=colour)
-    told = base.mark_text(fontSize=min(11, high - 1)).encode(x=x, y=y, text="text:N", color=tint)
+    has_room = high >= _TWO_LINES
+    told = base.mark_text(fontSize=min(11, high - 1), dy=-5 if has_room else 0)
+    layers = [cells, told.encode(x=x, y=y, text="text:N", color=tint)]
+    if has_room:
+        few = base.mark_text(fontSize=9, dy=8)
+        layers.append(few.encode(x=x, y=y, text="few:N", color=tint))
     title = alt.TitleParams(
         f"{question}: {rate_text(summary.totals[question].whole)}", anchor="start", fontSize=12
     )
-    both: alt.LayerChart = alt.layer(cells, told)
+    both: alt.LayerChart = alt.layer(*layers)
     return both.properties(width=alt.Step(_WIDE), height=alt.Step(high), title=title)
 
 
@@ -71,6 +91,7 @@ def _cells(summary: Summary, question: str) -> list[dict[str, Any]]:
             "depth": _percent(depth),
             "rate": score.whole.value,
             "text": _told(score),
+            "few": f"n {score.whole.trials}" if score.whole.trials < _FEW else "",
         }
         for length in summary.lengths
         for depth in summary.depths
@@ -83,7 +104,8 @@ def _told(score: Score) -> str:
 
 
 def _subtitle(summary: Summary) -> list[str]:
-    lines = ["Share of right answers (hits of questions, 95 % interval)."]
+    asked = sum(score.whole.trials for score in summary.totals.values())
+    lines = [f"Share of right answers (hits of questions, 95 % interval); {asked:,} questions."]
     if any(score.is_split for score in summary.totals.values()):
         lines.append("* no sampled frame shows some of the needles: nobody could have seen them.")
     return lines

@@ -122,10 +122,13 @@ def was_sampled() -> pl.Expr:
 
 def rate_text(rate: Rate) -> str:
     """`0.955 (63 of 66, 0.875 to 0.984)`; a dash where nothing was asked."""
-    if not rate.trials:
-        return "–"
+    return f"{rate.value:.3f} ({counts_text(rate)})" if rate.trials else "–"
+
+
+def counts_text(rate: Rate) -> str:
+    """`63 of 66, 0.875 to 0.984`: the counts and the 95 % interval alone."""
     low, high = wilson(rate.hits, rate.trials)
-    return f"{rate.value:.3f} ({rate.hits} of {rate.trials}, {low:.3f} to {high:.3f})"
+    return f"{rate.hits} of {rate.trials}, {low:.3f} to {high:.3f}"
 
 
 def summary_table(summary: Summary) -> Table:
@@ -175,7 +178,7 @@ def _caption(summary: Summary) -> str:
     if any(score.is_split for score in summary.totals.values()):
         parts.append("sampled: without needles that no sampled frame shows.")
     if summary.num_failed:
-        parts.append(f"{summary.num_failed} questions failed; they count as wrong.")
+        parts.append(f"Failed and counted as wrong: {summary.num_failed}.")
     return " ".join(parts)
 
 

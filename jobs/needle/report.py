@@ -20,6 +20,7 @@ from jobs.needle.rates import (
     Score,
     Summary,
     control_sentences,
+    counts_text,
     main_rows,
     rate_text,
     summarise,
@@ -55,7 +56,7 @@ class Worst:
     """A row that is shown in full."""
 
     picture: bytes | None
-    """The needle's middle frame as PNG; None where no needle is in or the file is gone."""
+    """The needle's middle frame as PNG or JPEG; None where no needle is in or the file is gone."""
     row: Mapping[str, Any]
 
 
@@ -73,6 +74,7 @@ class _Case:
     """A worst case, in words."""
 
     picture: str
+    """Data URI; empty: none."""
     alt: str
     title: str
     asked: str
@@ -105,7 +107,7 @@ def report_html(frame: pl.DataFrame, about: ReportFacts, worst: Sequence[Worst])
     engine = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    engine.filters["rate"] = rate_text
+    engine.filters |= {"rate": rate_text, "counts": counts_text}
     return engine.from_string(text).render(
         about=about,
         summary=summary,
@@ -196,10 +198,9 @@ def _saved(about: ReportFacts) -> str:
 
 def _case(one: Worst) -> _Case:
     row = one.row
-    picture = "" if one.picture is None else base64.b64encode(one.picture).decode()
     start, end = row["truth_start_s"], row["truth_end_s"]
     return _Case(
-        picture=picture,
+        picture="" if one.picture is None else _data_uri(one.picture),
         alt="" if start is None else f"Frame at {(start + end) / 2:.1f} s, where the needle shows",
         title=_case_title(row),
         asked=row["asked"],
@@ -207,6 +208,11 @@ def _case(one: Worst) -> _Case:
         truth=_truth(row),
         where=_where(row),
     )
+
+
+def _data_uri(picture: bytes) -> str:
+    kind = "jpeg" if picture.startswith(b"\xff\xd8") else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def _case_title(row: Mapping[str, Any]) -> str:
@@ -239,4 +245,4 @@ def _where(row: Mapping[str, Any]) -> str:
     if row["truth_start_s"] is not None:
         parts.append(f"at {row['truth_start_s']:.1f} s of {row['clip_s']:.1f} s")
         parts.append(f"in {row['needle_frames']} of {row['sampled_frames']:,} sampled frames")
-    return ", ".join([*parts, PurePosixPath(row["video_uri"]).name, f"answer {row['status']}"])
+    return ", ".join([*parts, PurePosixPath(row["video_uri"]).name, f"status {row['status']}"])

@@ -130,7 +130,10 @@ def grid(lengths: int = 6, depths: int = 11) -> pl.DataFrame:
                 rows.append(when(off, **place, needle_frames=frames))
                 for name in ("other_needle", "scrambled"):
                     is_right = (name == "other_needle") == (luck != 1)
-                    rows.append(control(name, is_right and luck != 2, **place))
+                    for question in ("what", "when"):
+                        said = {**place, "question": question}
+                        rows.append(control(name, is_right and luck != 2, **said))
                 bare = {**size, "needle": kind}
                 rows.append(control("no_needle", luck != 3 or at < 5, **bare))
+                rows.append(control("no_needle", True, question="when", **bare))
     return frame_of(*rows)
