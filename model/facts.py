@@ -103,8 +103,8 @@ def find_folder(name: str) -> Path | None:
         return folder.absolute()
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ConfigError(
-            f"model {name!r} is no folder; name `nano` or `nano-read`, a checkpoint folder, or a hub "
-            "id such as Qwen/Qwen3-VL-8B-Instruct."
+            f"model {name!r} is no folder; name `nano` or `nano-read`, a checkpoint folder, or a "
+            "hub id such as Qwen/Qwen3-VL-8B-Instruct."
         )
     return None
 

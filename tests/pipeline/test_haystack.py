@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import av
@@ -155,7 +155,7 @@ def test_a_rate_above_the_footages_own_repeats_frames() -> None:
     fast = HaystackForm(64, 48, 16)
     frames = list(footage_frames([sample("odd_frames.avi")], fast, 64, loop=False))
     index = probe(sample("odd_frames.avi"))
-    changes = sum(not np.array_equal(a, b) for a, b in zip(frames, frames[1:], strict=False))
+    changes = sum(not np.array_equal(a, b) for a, b in pairwise(frames))
     seen = int(np.searchsorted(index.frame_pts * float(index.time_base), 4.0 - 1e-6))
     assert changes == seen - 1
 
