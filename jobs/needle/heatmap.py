@@ -20,6 +20,7 @@ _FEW = 10
 _TURN = 0.45
 """Below it the scale is dark enough for white letters."""
 Chart = alt.HConcatChart
+_Panel = alt.LayerChart | alt.FacetChart
 
 
 def heatmap(frame: pl.DataFrame, question: str) -> Chart:
@@ -44,9 +45,10 @@ def _titled(summary: Summary, questions: Sequence[str]) -> Chart:
         offset=14,
     )
     drawn: Chart = alt.hconcat(*(panels or [_nothing()]), spacing=28, title=title)
-    return drawn.configure(aria=False, background="white", padding=12).configure_view(
+    styled: Chart = drawn.configure(aria=False, background="white", padding=12).configure_view(
         stroke="#888888"
     )
+    return styled
 
 
 def to_svg(chart: Chart) -> str:
@@ -59,7 +61,7 @@ def to_png(chart: Chart, scale: float = 2) -> bytes:
     return vl_convert.vegalite_to_png(chart.to_dict(), scale=scale)
 
 
-def _panel(summary: Summary, question: str) -> alt.LayerChart:
+def _panel(summary: Summary, question: str) -> _Panel:
     names = [_name(length.label, length.tokens) for length in summary.lengths]
     depths = [_percent(depth) for depth in summary.depths]
     high = min(_HIGH, max(8, _MOST_HIGH // max(1, len(depths))))
@@ -79,7 +81,7 @@ def _panel(summary: Summary, question: str) -> alt.LayerChart:
     title = alt.TitleParams(
         f"{question}: {rate_text(summary.totals[question].whole)}", anchor="start", fontSize=12
     )
-    both: alt.LayerChart = alt.layer(*layers)
+    both: _Panel = alt.layer(*layers)
     return both.properties(width=alt.Step(_WIDE), height=alt.Step(high), title=title)
 
 
@@ -119,7 +121,7 @@ def _percent(depth: float) -> str:
     return f"{depth * 100:.4g}"
 
 
-def _nothing() -> alt.LayerChart:
+def _nothing() -> _Panel:
     empty = alt.Chart(alt.InlineData(values=[{"text": "no question about a needle was asked"}]))
-    alone: alt.LayerChart = alt.layer(empty.mark_text().encode(text="text:N"))
+    alone: _Panel = alt.layer(empty.mark_text().encode(text="text:N"))
     return alone.properties(width=360, height=80)

@@ -59,7 +59,7 @@ class Localisation:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """All rates of an evaluation. Score maps lack what has no rows; see `score_of`."""
+    """All rates of an evaluation. Score maps lack what has no rows."""
 
     model: str
     lengths: tuple[Length, ...]
