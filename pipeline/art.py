@@ -128,7 +128,8 @@ class FootageArt:
     path: str
 
     def paint(self, frame: RgbArray, k: int, n: int, fps: float) -> RgbArray:
-        return _footage(self.path, *frame.shape[:2], n, fps)[k].copy()
+        frames = _footage(self.path, *frame.shape[:2], n, fps)
+        return np.array(frames[k])
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +280,7 @@ def _picture(path: str, height: int, width: int) -> RgbArray:
             reason="not_picture",
         ) from None
     fitted = upright.resize(fit_size(upright.size, (width, height)), Image.Resampling.BICUBIC)
-    return letterbox(np.asarray(fitted)[None], width, height)[0]
+    return np.asarray(letterbox(np.asarray(fitted)[None], width, height)[0])
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

@@ -164,7 +164,7 @@ def test_a_torn_picture_is_refused(tmp_path: Path) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path)
     path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(InputError, match="torn.png is not a picture that can be read"):
+    with pytest.raises(InputError, match=r"torn\.png is not a picture that can be read"):
         PictureArt(str(path)).paint(plain(), 0, 8, FPS)
 
 
