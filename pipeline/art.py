@@ -222,7 +222,7 @@ def _try_thing(
     radius = _STAR * size_px / 2 + _room(width, height, motion)
     reach = radius + abs(travel) * width / 2, radius
     x, y = _place(rng, reach, width, height)
-    sway, period_s = _sway(rng, "still" if motion == "travel" else motion)
+    sway, period_s = _sway(rng, motion)
     start = x / width - travel / 2
     return (
         Track(colour, shape, _ALWAYS, start, y / height, sway, period_s, size_px / height),
@@ -232,12 +232,12 @@ def _try_thing(
 
 
 def _room(width: int, height: int, motion: _Motion) -> float:
-    return 1 + _AIR * min(width, height) + (0.0 if motion == "still" else _SWAY * height)
+    return 1 + _AIR * min(width, height) + (_SWAY * height if motion == "sway" else 0.0)
 
 
 def _sway(rng: np.random.Generator, motion: _Motion) -> tuple[float, float]:
     sway, period_s = float(rng.uniform(0, _SWAY)), float(rng.uniform(4, 20))
-    return (0.0 if motion == "still" else sway), period_s
+    return (sway if motion == "sway" else 0.0), period_s
 
 
 def _place(
