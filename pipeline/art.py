@@ -128,7 +128,8 @@ class FootageArt:
     path: str
 
     def paint(self, frame: RgbArray, k: int, n: int, fps: float) -> RgbArray:
-        return _footage(self.path, *frame.shape[:2], n, fps)[k].copy()
+        frames = _footage(self.path, *frame.shape[:2], n, fps)
+        return np.array(frames[k])
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +222,7 @@ def _try_thing(
     radius = _STAR * size_px / 2 + _room(width, height, motion)
     reach = radius + abs(travel) * width / 2, radius
     x, y = _place(rng, reach, width, height)
-    sway, period_s = _sway(rng, "still" if motion == "travel" else motion)
+    sway, period_s = _sway(rng, motion)
     start = x / width - travel / 2
     return (
         Track(colour, shape, _ALWAYS, start, y / height, sway, period_s, size_px / height),
@@ -231,12 +232,12 @@ def _try_thing(
 
 
 def _room(width: int, height: int, motion: _Motion) -> float:
-    return 1 + _AIR * min(width, height) + (0.0 if motion == "still" else _SWAY * height)
+    return 1 + _AIR * min(width, height) + (_SWAY * height if motion == "sway" else 0.0)
 
 
 def _sway(rng: np.random.Generator, motion: _Motion) -> tuple[float, float]:
     sway, period_s = float(rng.uniform(0, _SWAY)), float(rng.uniform(4, 20))
-    return (0.0 if motion == "still" else sway), period_s
+    return (sway if motion == "sway" else 0.0), period_s
 
 
 def _place(
@@ -279,7 +280,7 @@ def _picture(path: str, height: int, width: int) -> RgbArray:
             reason="not_picture",
         ) from None
     fitted = upright.resize(fit_size(upright.size, (width, height)), Image.Resampling.BICUBIC)
-    return letterbox(np.asarray(fitted)[None], width, height)[0]
+    return np.asarray(letterbox(np.asarray(fitted)[None], width, height)[0])
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

@@ -79,7 +79,7 @@ def write_haystack(
         container.mux(stream.encode(None))
 
 
-def _options(form: HaystackForm) -> dict[str, str]:
+def _options(form: HaystackForm) -> dict[str, object]:
     gop = form.gop_frames
     return {
         "preset": "veryfast",

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeAlias
 
 import av
 import av.packet
+import av.video.stream
 import numpy as np
 
 from pipeline.art import Art
@@ -24,6 +26,8 @@ from pipeline.haystack import HaystackForm, create_mp4, draft_of, write_haystack
 from pipeline.probe import open_stream, open_video, probe
 from schemas.errors import InvariantError
 from schemas.media import RgbArray, StreamIndex, VideoSource
+
+_Packet: TypeAlias = "av.packet.Packet[av.video.stream.VideoStream]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +168,10 @@ def _runs(insertions: Sequence[Insertion], num_frames: int, form: HaystackForm) 
 
 def _encode_runs(
     index: StreamIndex, runs: Sequence[_Run], form: HaystackForm, scratch: Path
-) -> dict[int, av.packet.Packet]:
+) -> dict[int, _Packet]:
     """Packets of all runs by the pts of the frame they replace."""
     headers = _headers(index.source)
-    anew: dict[int, av.packet.Packet] = {}
+    anew: dict[int, _Packet] = {}
     for run in runs:
         painted = _paint(_decode(index, run), run, form.fps)
         write_haystack(scratch, form, painted, run.end - run.start, _ignore)
@@ -209,7 +213,7 @@ def _headers(source: VideoSource) -> bytes:
         return open_stream(container, source).codec_context.extradata or b""
 
 
-def _packets(source: VideoSource) -> Iterator[av.packet.Packet]:
+def _packets(source: VideoSource) -> Iterator[_Packet]:
     with open_video(source) as container:
         stream = open_stream(container, source)
         for packet in container.demux(stream):
@@ -217,7 +221,7 @@ def _packets(source: VideoSource) -> Iterator[av.packet.Packet]:
                 yield packet
 
 
-def _copy(index: StreamIndex, target: Path, anew: dict[int, av.packet.Packet]) -> None:
+def _copy(index: StreamIndex, target: Path, anew: dict[int, _Packet]) -> None:
     """The haystack's packets, or the new ones in their place at their times."""
     with open_video(index.source) as source, create_mp4(target) as container:
         stream = open_stream(source, index.source)

@@ -139,6 +139,9 @@ def test_the_thing_of_a_clip_travels_and_the_code_stays(seed: int) -> None:
     assert 40 * 0.9 <= tall <= 54 * 1.8
     assert 40 <= wide <= 4 * 54 + 8
     assert 500 < still.sum() < 0.7 * still.size
+    values, counts = np.unique(frames[0][still], axis=0, return_counts=True)
+    inks = [(frame == values[counts.argmax()]).all(-1) for frame in frames]
+    assert max(int((ink ^ inks[0]).sum()) for ink in inks) < 5
 
 
 def test_a_picture_is_letterboxed(tmp_path: Path) -> None:

@@ -113,10 +113,11 @@ def fitted(name: str, at_s: float) -> RgbArray:
     """The frame on screen `at_s` seconds after the file's first, as a second reader finds it."""
     with av.open(str(HERE / name)) as container:
         stream = container.streams.video[0]
-        start, shown = None, None
-        for frame in container.decode(stream):
-            start = frame.pts if start is None else start
-            if (frame.pts - start) * frame.time_base > at_s:
+        frames = container.decode(stream)
+        shown = next(frames)
+        start_s = shown.time or 0.0
+        for frame in frames:
+            if (frame.time or 0.0) - start_s > at_s + 1e-6:
                 break
             shown = frame
         turned = np.rot90(shown.to_ndarray(format="rgb24"), round(shown.rotation / 90))

@@ -44,7 +44,12 @@ def index_of(path: Path) -> StreamIndex:
 def packets(path: Path) -> dict[int, tuple[int, int, bool, bytes]]:
     with av.open(str(path)) as container:
         return {
-            packet.pts: (packet.dts, packet.duration, packet.is_keyframe, bytes(packet))
+            packet.pts or 0: (
+                packet.dts or 0,
+                packet.duration or 0,
+                packet.is_keyframe,
+                bytes(packet),
+            )
             for packet in container.demux(video=0)
             if packet.size
         }
