@@ -10,7 +10,7 @@ import torch
 from recipes.nano.export import write
 from recipes.nano.next import tokenizer as tokenizer_step
 from recipes.nano.next.see import tower
-from recipes.nano.next.shape import CHECKPOINT, CONTEXT, RUNS, config
+from recipes.nano.next.shape import CHECKPOINT, CONTEXT, RUNS, published
 
 ADVICE = {"fps": 2.0, "pair_tokens": 144, "context_tokens": CONTEXT}
 """What a job gets where it is silent."""
@@ -18,8 +18,8 @@ ADVICE = {"fps": 2.0, "pair_tokens": 144, "context_tokens": CONTEXT}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--reader", default="reader.pt", help="run of `see`")
-    parser.add_argument("--decoder", default="decoder.pt", help="run of `retrieve`")
+    parser.add_argument("--reader", default="reader2.pt", help="run of `see`")
+    parser.add_argument("--decoder", default="decoder3.pt", help="run of `retrieve`")
     parser.add_argument("--folder", type=Path, default=CHECKPOINT)
     options = parser.parse_args()
     model = tower(0)
@@ -28,7 +28,7 @@ def main() -> None:
     model.model.visual.load_state_dict(reader["visual"])
     model.model.language_model.load_state_dict(decoder["text"])
     tokenizer_step.save(options.folder)
-    write(model.state_dict(), options.folder, config(), ADVICE)
+    write(model.state_dict(), options.folder, published(), ADVICE)
     print(f"wrote {options.folder.name}/", flush=True)
 
 

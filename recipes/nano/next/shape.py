@@ -18,10 +18,8 @@ ROPE_THETA = 1e10
 
 
 def config() -> dict[str, Any]:
-    """config.json of the checkpoint."""
+    """config.json of the checkpoint, as it is trained."""
     settings = first.config()
-    settings["dtype"] = settings["text_config"]["dtype"] = "bfloat16"
-    settings["vision_config"]["dtype"] = "bfloat16"
     settings["text_config"] |= {
         "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS,
@@ -30,4 +28,12 @@ def config() -> dict[str, Any]:
         "max_position_embeddings": CONTEXT,
     }
     settings["text_config"]["rope_parameters"]["rope_theta"] = ROPE_THETA
+    return settings
+
+
+def published() -> dict[str, Any]:
+    """config() with what weights are published in: master weights stay in float32."""
+    settings = config()
+    for section in (settings, settings["text_config"], settings["vision_config"]):
+        section["dtype"] = "bfloat16"
     return settings

@@ -26,7 +26,7 @@ def steps(threads: int) -> list[tuple[str, str, list[str]]]:
         ("retrieve", "retrieve", few),
         ("retrieve_on", "retrieve", [*few, *match_on]),
         ("retrieve_settle", "retrieve", [*few, *settle]),
-        ("export", "export", ["--reader", "reader2.pt", "--decoder", "decoder3.pt"]),
+        ("export", "export", []),
     ]
 
 
