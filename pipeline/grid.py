@@ -114,10 +114,17 @@ def _nearest(
 
 
 def passes_of(
-    grid: Grid, haystack: int, num_kinds: int, *, together: bool, bare: bool
+    grid: Grid,
+    haystack: int,
+    num_kinds: int,
+    *,
+    together: bool,
+    bare: bool,
+    in_turn: bool = False,
 ) -> tuple[Pass, ...]:
-    """All passes over one haystack, in the order in which they share most. Raises ConfigError where
-    needles that are in together would cover each other."""
+    """All passes over one haystack, in the order in which they share most. `in_turn`: each place
+    has one kind, the next place the next one. Raises ConfigError where needles that are in together
+    would cover each other."""
     whole = tuple(range(len(grid.rungs)))
     first = (Pass(haystack, (), (), whole, ()),) if bare else ()
     if together:
@@ -125,8 +132,8 @@ def passes_of(
     served = share_starts(grid)
     return first + tuple(
         _one_needle(haystack, start, kind, served[start])
-        for start in sorted(served, reverse=True)
-        for kind in range(num_kinds)
+        for place, start in enumerate(sorted(served, reverse=True))
+        for kind in ([(place + haystack) % num_kinds] if in_turn else range(num_kinds))
     )
 
 

@@ -73,6 +73,8 @@ class NeedleSpec(Strict):
     depth_tolerance: float = Field(0.04, ge=0, le=0.05)
     """How far from its cell a needle may lie so that several lengths share a haystack."""
     needles: tuple[NeedleChoice, ...] = ("code",)
+    in_turn: bool = False
+    """Hide one kind of needle at each place, the next kind at the next, instead of all of them."""
     together: bool = False
     """Hide the needles of all depths in one haystack, each a distractor to the others."""
     repeats: int = Field(1, ge=1, le=1000)

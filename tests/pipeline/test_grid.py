@@ -64,6 +64,14 @@ def test_a_pass_begins_on_what_the_one_before_left_bare(grid: Grid) -> None:
     assert len({one.name for one in (bare, *rest)}) == len(rest) + 1
 
 
+def test_kinds_may_take_turns() -> None:
+    grid = grid_of([1000 * k for k in range(1, 7)])
+    passes = passes_of(grid, 1, 3, together=False, bare=False, in_turn=True)
+    assert sorted({one.kinds for one in passes}) == [(0,), (1,), (2,)]
+    cells = [(cell.rung, cell.depth) for one in passes for cell in one.cells]
+    assert len(cells) == len(set(cells)) == 66
+
+
 def read_frames(grid: Grid, passes: tuple[Pass, ...]) -> tuple[int, int]:
     """(with sharing, reading each length of each pass from its beginning)."""
     shared = naive = 0
