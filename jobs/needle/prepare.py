@@ -73,7 +73,14 @@ def _haystack(common: _Common, number: int) -> tuple[Recipe, list[PassWork]]:
     """One haystack and the passes over it."""
     spec, grid = common.spec, common.grid
     cast = Cast.draw(spec.seed, number, spec.haystack.distractors)
-    passes = passes_of(grid, number, len(spec.needles), together=spec.together, bare=spec.controls)
+    passes = passes_of(
+        grid,
+        number,
+        len(spec.needles),
+        together=spec.together,
+        bare=spec.controls,
+        in_turn=spec.in_turn,
+    )
     recipe = recipe_of(spec, grid, cast, passes, common.props)
     return recipe, [_work(common, recipe, cast, own, passes) for own in passes]
 

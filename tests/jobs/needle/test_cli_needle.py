@@ -12,6 +12,7 @@ import yaml
 
 from jobs import cli
 from jobs.cli_needle import PRESETS
+from jobs.needle.prepare import prepare
 from schemas.needle import read_needle
 from tests.jobs.needle.test_evaluate import TINY
 
@@ -85,3 +86,11 @@ def test_rows_and_report_come_out(needle: Any, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in out.splitlines()]
     assert {row["control"] for row in rows} == {"", "no_needle", "other_needle", "scrambled"}
     assert (output / "report.html").is_file()
+
+
+def test_standard_hides_each_needle_once_in_turn(tmp_path: Path) -> None:
+    spec = read_needle(yaml.safe_load((PRESET_FILES / "standard.yaml").read_text()), where="x")
+    works = prepare(spec, tmp_path, tmp_path).works
+    cells = [(cell.rung, cell.depth) for work in works for cell in work.own.cells]
+    assert len(cells) == len(set(cells)) == 66
+    assert {kind for work in works for kind in work.own.kinds} == {0, 1, 2}
