@@ -131,7 +131,7 @@ def finished(tmp_path: Path) -> tuple[Path, Any, str]:
 
 def harms(out: Path) -> list[Path]:
     """Every file of an output that counts."""
-    return sorted(p for name in ("_log", *TABLES) for p in (out / name).iterdir() if p.is_file())
+    return sorted(p for name in ("_log", *TABLES) for p in (out / name).glob("*") if p.is_file())
 
 
 HARMS = ("flip", "cut", "empty", "delete")

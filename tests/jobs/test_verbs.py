@@ -39,7 +39,7 @@ def test_verify_says_whole_and_names_the_rows(out: Path, longtake: Any) -> None:
     assert "whole: 2 log entries, rows: 2 events, 4 requests, 1 videos" in said.out
     facts = json.loads(longtake("verify", str(out), "--json").out)
     assert facts["whole"]
-    assert facts["rows"] == {"events": 2, "requests": 4, "videos": 1}
+    assert facts["rows"] == {"events": 2, "requests": 4, "videos": 1, "needles": 0}
     assert facts["rows_sha256"] in said.out
 
 
