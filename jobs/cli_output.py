@@ -68,7 +68,9 @@ def _print_findings(findings: list[Finding]) -> None:
 
 def _print_verdict(log: CommitLog, counts: dict[str, int]) -> None:
     if counts:
-        rows = ", ".join(f"{count} {name}" for name, count in counts.items())
+        # Only evaluations have rows of needles.
+        shown = {name: count for name, count in counts.items() if count or name != "needles"}
+        rows = ", ".join(f"{count} {name}" for name, count in shown.items())
         print_line(f"whole: {len(log.state().entries)} log entries, rows: {rows}")
         print_line(f"rows sha256 {rows_sha256(log)}")
 
