@@ -16,12 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.splice import Spliced
 from rich.console import Console
 
 from jobs.children import CallLost, Limits, one_child
 from jobs.clients import Client, sweep
-from jobs.executor import Executor, Report, TaskContext
+from jobs.executor import Executor, TaskContext
 from jobs.journal import Journal
 from jobs.metrics import Metrics
 from jobs.mishaps import loss_error, poison_error
@@ -39,6 +38,7 @@ from pipeline.parquet import RowContext, result_tables
 from pipeline.reuse import SharedSession
 from pipeline.run import chunk_work, decode_piece, probe_piece
 from pipeline.settle import Fresh, settle
+from pipeline.splice import Spliced
 from pipeline.stage import Recipe, build, hide
 from schemas.errors import InputError, LongtakeError
 from schemas.events import RequestRow, RequestStatus, VideoResult
@@ -56,6 +56,8 @@ class Evaluation:
 
     ready: Prepared
     log: CommitLog
+    since: int
+    """The log's last number when the passes were chosen: later answers are another client's."""
     num_kept: int = 0
     """Passes that were committed before this run."""
     num_done: int = 0
@@ -125,6 +127,7 @@ def run_needle(
     log = CommitLog(open_store(spec.output))
     mend(log)
     drop_replaced(log)
+    since = _last(log)
     pending = _pending(ready, log)
     log.begin()
     units = tuple(
@@ -134,13 +137,17 @@ def run_needle(
     made = gather_provenance(ready.spec, ready.facts, base, units)
     write_provenance(log.store, made)
     sweep(log.store)
-    done = Evaluation(ready, log, num_kept=len(ready.works) - len(pending))
+    done = Evaluation(ready, log, since, num_kept=len(ready.works) - len(pending))
     if pending:
         with Journal(log.store, uuid.uuid4().hex[:12]) as journal:
             run = _Run(done, console, journal, Metrics(log.store, job_id(spec), len(pending)))
             with Client(log.store, partial(run.cancel, on_cancel)):
                 run.do(pending)
     return done
+
+
+def _last(log: CommitLog) -> int:
+    return log.state().last
 
 
 def _pending(ready: Prepared, log: CommitLog) -> list[PassWork]:
@@ -197,11 +204,7 @@ class _Run:
         seconds = {work.key: work.seconds for work in pending}
         task = partial(read_one, self.done.ready.spec.cluster.lookahead_chunks)
         with BatchProgress(self.console, seconds, noun="passes") as progress:
-
-            def on_report(report: Report) -> None:
-                progress.on_report(report)
-
-            for outcome in executor.run(task, pending, on_report):
+            for outcome in executor.run(task, pending, progress.on_report):
                 work: PassWork = outcome.item
                 result = outcome.result
                 if result is None:
@@ -225,7 +228,7 @@ class _Run:
             work.key,
             answers,
             result_tables(result, context),
-            log.state().last,
+            self.done.since,
             work.seconds,
             result.window_tokens,
             result.work_s,

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 from PIL import Image
 
-from jobs.children import CallLost, Child, one_child
+from jobs.children import CallLost, one_child
 from jobs.needle.evaluate import Evaluation
 from jobs.needle.heatmap import heatmaps, to_png, to_svg
 from jobs.needle.longva import longva_json
@@ -82,13 +82,9 @@ def _picture(done: Evaluation, row: Mapping[str, Any]) -> bytes | None:
     limits = limits_of(done.ready.spec.cluster)
     with one_child() as child:
         try:
-            return _shot(child, work, middle * base, limits)
+            return child.call(frame_png, (work, middle * base), limits)
         except (LongtakeError, CallLost, OSError):
             return None
-
-
-def _shot(child: Child, work: PassWork, moment_s: Fraction, limits: Any) -> bytes:
-    return child.call(frame_png, (work, moment_s), limits)
 
 
 def frame_png(work: tuple[PassWork, Fraction]) -> bytes:

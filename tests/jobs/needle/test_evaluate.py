@@ -17,6 +17,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from jobs.needle import evaluate
 from jobs.needle.evaluate import Evaluation, run_needle
 from jobs.needle.prepare import prepare
 from jobs.needle.write import FILES, needle_rows, write_report
@@ -225,3 +226,16 @@ def test_a_haystack_is_encoded_once(done: Evaluation, cache: Path) -> None:
 def test_a_length_beyond_the_context_is_refused(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(ConfigError, match=r"context holds .* lower it, or set model\.context"):
         run(tmp_path / "out", cache, lengths=["90000 minutes"])
+
+
+def test_what_another_client_committed_meanwhile_is_not_committed_again(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both chose all passes before either had read one."""
+    both = {"lengths": ["700"], "depths": [0.5]}
+    first = run(tmp_path / "out", cache, **both)
+    entries = first.log.state().entries
+    monkeypatch.setattr(evaluate, "_pending", lambda ready, _log: list(ready.works))
+    monkeypatch.setattr(evaluate, "_last", lambda _log: 0)
+    run(tmp_path / "out", cache, **both)
+    assert CommitLog(first.log.store).state().entries == entries
