@@ -64,7 +64,7 @@ def draw_course(rng: np.random.Generator, count: int, tokens: int) -> Course:
         if rng.uniform() < 0.65:
             code = _new_code(rng, used)
             used.append(code)
-        num_things = int(rng.choice([0, 1, 2, 3], p=[0.2, 0.45, 0.2, 0.15]))
+        num_things = int(rng.choice([0, 1, 2, 3], p=[0.2, 0.55, 0.15, 0.1]))
         things = tuple(int(c) for c in rng.choice(len(CLASSES), num_things, replace=False))
         for _ in range(min(length, count - len(pairs))):
             places = rng.integers(0, tokens, 1 + num_things)
@@ -98,8 +98,8 @@ def _times(rng: np.random.Generator, count: int) -> tuple[Floats, float]:
         jumps = rng.uniform(size=count) < 0.4
         waits += jumps * rng.exponential(float(np.exp(rng.uniform(0, np.log(400)))), count)
     times = np.cumsum(waits) - waits[0] + step_s / 2
-    if rng.uniform() < 0.6:
-        times += rng.uniform(0, max(1.0, LATEST_S - times[-1])) if times[-1] < LATEST_S else 0
+    room_s = max(1.0, LATEST_S - times[-1])
+    times += rng.choice([0.0, np.exp(rng.uniform(0, np.log(room_s))), rng.uniform(0, room_s)])
     if times[-1] > LATEST_S:
         times *= LATEST_S / times[-1]
     times = np.maximum(np.round(times, 1), np.arange(count) * 0.1)
@@ -126,6 +126,8 @@ def worded_features(rng: np.random.Generator, course: Course) -> Tensor:
                 rows[int(rng.integers(len(rows)))] += vector * rng.uniform(0, 0.6)
         for number, at in zip(shown.things, shown.things_at, strict=True):
             rows[place[at]] += _CLASS_CODES[number] * rng.uniform(0.6, 1.05)
+        if rng.uniform() < 0.1:  # Something half seen where nothing is.
+            rows[int(rng.integers(len(rows)))] += _ghost(rng)
         parts.append(rows)
     return torch.from_numpy(np.concatenate(parts) + _GROUND)
 
@@ -133,6 +135,14 @@ def worded_features(rng: np.random.Generator, course: Course) -> Tensor:
 _CLASS_CODES = class_codes().numpy()
 _LETTER_CODES = letter_codes().numpy()
 _GROUND = ground_code().numpy()
+
+
+def _ghost(rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    strength = float(rng.uniform(0, 0.4))
+    if rng.uniform() < 0.5:
+        return _code_vector(random_code(rng), np.full(CODE_LENGTH, strength))
+    ghost: npt.NDArray[np.float32] = _CLASS_CODES[int(rng.integers(len(CLASSES)))] * strength
+    return ghost
 
 
 def _code_vector(code: str, strength: Floats) -> npt.NDArray[np.float32]:

@@ -21,6 +21,18 @@ from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN, ID
 from recipes.nano.pictures import CLASSES
 
 _SHUT = -1e9
+LOUDEST_THINGS, LOUDEST_CODES = 4.0, 2.0
+"""A million tokens hold a thousand times a lesson's ground, fifty times its things, and no more
+than seven times its codes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loudness:
+    """Logarithm of how many times a token of the video counts, by what it holds."""
+
+    ground: float
+    things: float
+    codes: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +82,8 @@ class Lesson:
     knows: dict[int, Knows]
 
 
-def join(sheets: list[Sheet], features: list[Tensor], loudness: list[float]) -> Lesson:
-    """Rows as one batch; `loudness` is log m for each."""
+def join(sheets: list[Sheet], features: list[Tensor], loudness: list[Loudness]) -> Lesson:
+    """Rows as one batch, each of its own loudness."""
     size, total = len(sheets), max(len(sheet.ids) for sheet in sheets)
     ids = torch.zeros(size, total, dtype=torch.long)
     positions = torch.zeros(3, size, total, dtype=torch.long)
@@ -87,10 +99,15 @@ def join(sheets: list[Sheet], features: list[Tensor], loudness: list[float]) -> 
             weights[i, at] = sheet.weights[at]
     begins = (owner < -1) & (owner > -1000)
     tail = int(torch.where(begins, torch.arange(total), total - 1).amin())
-    bias = _bias(owner, torch.tensor(loudness))
+    loud = torch.zeros(size, total)
+    for i, (sheet, own) in enumerate(zip(sheets, loudness, strict=True)):
+        loud[i] = own.ground
+        for column, what in sheet.holds.items():
+            loud[i, column] = own.codes if what == LETTERS else own.things
+    bias = _bias(owner, loud)
     for i, sheet in enumerate(sheets):
         for row, columns in sheet.exempt:
-            bias[i, row, columns] -= loudness[i]
+            bias[i, row, columns] = 0
     return Lesson(
         ids,
         positions,
@@ -106,13 +123,14 @@ def join(sheets: list[Sheet], features: list[Tensor], loudness: list[float]) -> 
 
 
 def _bias(owner: Tensor, loudness: Tensor) -> Tensor:
-    """(B, N, N): the video is seen by all behind it, a question by itself alone."""
+    """(B, N, N): the video is seen by all behind it, a question by itself alone. `loudness` (B, N)
+    is that of columns."""
     asks, holds = owner[:, :, None], owner[:, None, :]
     total = owner.shape[1]
     seen = (holds >= -1) | (holds == asks)
     seen &= torch.ones(total, total, dtype=torch.bool).tril()
     loud = (holds >= 0) & (asks != -1) & (asks != holds)
-    return (loud * loudness[:, None, None]).masked_fill(~seen, _SHUT)
+    return (loud * loudness[:, None]).masked_fill(~seen, _SHUT)
 
 
 def _looks(sheets: list[Sheet], total: int) -> tuple[Looks, ...]:
@@ -244,7 +262,12 @@ class Probes(nn.Module):
 
 
 def lesson_loss(
-    model: Qwen3VLForConditionalGeneration, probes: Probes, lesson: Lesson, aux: float
+    model: Qwen3VLForConditionalGeneration,
+    probes: Probes,
+    lesson: Lesson,
+    *,
+    looking: float,
+    knowing: float,
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of one batch and what to print of it."""
     watched: list[tuple[Tensor, Tensor]] = []
@@ -257,20 +280,18 @@ def lesson_loss(
     answer = (F.cross_entropy(logits, labels, reduction="none") * weights).sum() / weights.sum()
     looks = look_losses(watched, lesson)
     knows = probes.losses(layers[1], lesson)
-    helped = 0.3 * torch.stack(list(looks.values())).sum()
-    helped = helped + 0.25 * torch.stack(list(knows.values())).sum()
+    helped = looking * torch.stack(list(looks.values())).sum()
+    helped = helped + knowing * torch.stack(list(knows.values())).sum()
     free = weights > 0.5
     right = (logits.argmax(-1) == labels)[free].float().mean()
     told = {"answer": answer, "tokens": right, **looks, **knows}
-    return answer + aux * helped, {name: float(value.detach()) for name, value in told.items()}
+    return answer + helped, {name: float(value.detach()) for name, value in told.items()}
 
 
-def draw_loudness(
-    rng: np.random.Generator, size: int, most: float, quiet: float = 0.0
-) -> list[float]:
-    """log m of each row: from one to what makes a million tokens of a short lesson; of a share
-    `quiet` of rows at most e-fold, where what is almost right is all that could mislead."""
-    drawn = rng.uniform(0, most, size)
-    if quiet:
-        drawn = np.where(rng.uniform(size=size) < quiet, drawn / max(1.0, most), drawn)
-    return [float(value) for value in drawn]
+def draw_loudness(rng: np.random.Generator, size: int, most: float) -> list[Loudness]:
+    """Of each row: from one to what makes a million tokens of a short lesson, `most` for ground."""
+    rows = []
+    for share in rng.uniform(0, 1, size):
+        things, codes = rng.uniform(0, share, 2) * (LOUDEST_THINGS, LOUDEST_CODES)
+        rows.append(Loudness(float(share * most), float(things), float(codes)))
+    return rows

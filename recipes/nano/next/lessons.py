@@ -44,6 +44,8 @@ class Sheet:
     """(column, what, classes): what a token should know before the last layer."""
     exempt: list[tuple[int, list[int]]] = field(default_factory=list)
     """(row, columns): what is not made louder for a row that asks."""
+    holds: dict[int, int] = field(default_factory=dict)
+    """LETTERS or THING for each column of a picture that holds one; others are ground."""
 
     def say(self, ids: list[int], at: int, owner: int) -> int:
         """Text from position `at`; returns the next position."""
@@ -61,6 +63,11 @@ FIRST_ODDS = (0.45, 0.3, 0.15, 0.05, 0.05)
 EVEN_ODDS = (0.28, 0.22, 0.34, 0.08, 0.08)
 LETTERS, CLOCK, THING = 0, 1, 2
 """What tokens are asked to know."""
+HEADS_OF = {LETTERS: (0, 1), CLOCK: (0, 1, 2, 3), THING: (2, 3)}
+"""Heads of the last layer that match what is asked by it; the others look at `NOTHING`. A head that
+matched both would keep 97 directions apart in the 29 numbers that far positions leave alone."""
+FIRST_COUNTS = 3
+"""Times that an answer's first token is told where to look: it decides whether there is any."""
 
 
 class LessonMaker:
@@ -123,6 +130,9 @@ class LessonMaker:
     ) -> None:
         """Pictures bind their time in the first layer and what is beside them in the second."""
         first = min(pads.values())
+        sheet.holds |= {pads[at]: THING for at in shown.things_at}
+        if shown.code:
+            sheet.holds[pads[shown.code_at]] = LETTERS
         told = {pads[at] for at in shown.things_at} | {int(rng.choice(list(pads.values())))}
         if shown.code:
             told.add(pads[shown.code_at])
@@ -185,7 +195,10 @@ class LessonMaker:
             for head, back in enumerate((1, 2)):
                 sheet.looks.append((0, head, row, [row - back]))
             sheet.looks.append((1, 0, row, [gather]))
-            sheet.looks += [(2, head, row, columns) for head in range(4)]
+            own = HEADS_OF[asked.what]
+            times = FIRST_COUNTS if k == 0 else 1
+            sheet.looks += [(2, head, row, columns) for head in own] * times
+            sheet.looks += [(2, head, row, [NOTHING]) for head in range(4) if head not in own]
             sheet.knows.append((row, asked.what, asked.classes))
 
     def _teach_gather(self, sheet: Sheet, asked: Asked, gather: int, kind_at: int) -> None:

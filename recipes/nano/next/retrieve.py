@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,14 +28,16 @@ from recipes.nano.next.lessons import (
     LessonMaker,
 )
 from recipes.nano.next.progress import Loop, rate
-from recipes.nano.next.shape import RUNS, config
+from recipes.nano.next.shape import CHECKPOINT, RUNS, config
 from recipes.nano.optimizers import Optimizers
 
 GRIDS = ((2, 2), (2, 3), (2, 4), (3, 4), (3, 5), (4, 6), (6, 8), (8, 8), (7, 12), (12, 12))
 QUESTIONS = 8
 TOKENS_PER_PAIR, TOKENS_PER_QUESTION = 14, 26
-LOUDEST = 7.0
-"""log of how many times a distractor counts at most: a million tokens against a thousand."""
+LOUDEST = 8.0
+"""log of how many times ground counts at most: a million tokens against a few hundred."""
+PUBLISHED = "published"
+"""As `--begin`: the checkpoint in use."""
 FIRST_GAIN = 1.5
 """Where the gains of queries and keys begin: with 1, scores reach 8 at most, and ln(10⁶) is 14."""
 
@@ -60,6 +63,13 @@ class Trainer:
         if "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
 
+    def begin_as_published(self) -> None:
+        """The decoder of the checkpoint in use; probes and optimiser begin anew."""
+        weights = load_file(CHECKPOINT / "model.safetensors")
+        prefix = "model.language_model."
+        own = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
+        self.model.model.language_model.load_state_dict(own)
+
 
 def new_trainer(seed: int, lr: float) -> Trainer:
     model, probes = new_model(seed, config()), Probes()
@@ -80,7 +90,6 @@ def draw_lesson(
     pairs: tuple[int, int],
     tokens: int,
     loudest: float,
-    quiet: float = 0.0,
 ) -> Lesson:
     """A batch of about `tokens` tokens, rows of one length."""
     count = int(np.exp(rng.uniform(np.log(pairs[0]), np.log(pairs[1] + 1))))
@@ -91,7 +100,7 @@ def draw_lesson(
         maker.row(rng, course, grid, QUESTIONS) for course, grid in zip(courses, grids, strict=True)
     ]
     features = [worded_features(rng, course) for course in courses]
-    return join(sheets, features, draw_loudness(rng, size, loudest, quiet))
+    return join(sheets, features, draw_loudness(rng, size, loudest))
 
 
 @torch.no_grad()
@@ -126,45 +135,53 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=3000, help="tokens per batch")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--decline", type=float, default=0.4)
-    parser.add_argument("--aux", type=float, default=1.0, help="weight of looks and probes")
+    parser.add_argument("--looking", type=float, default=0.3, help="weight of told looks")
+    parser.add_argument("--knowing", type=float, default=0.25, help="weight of what probes say")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="decoder.pt")
-    parser.add_argument("--begin", default="", help="run that it goes on from, all lessons full")
+    parser.add_argument("--begin", default="", help="run to go on from, or 'published'")
     parser.add_argument("--until", type=int, help="stop behind this step of the schedule")
-    parser.add_argument("--quiet", type=float, default=0.0, help="share of rows that are not loud")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     RUNS.mkdir(parents=True, exist_ok=True)
     tokenizer: Tokenizer = tokenizer_step.build()
-    odds = EVEN_ODDS if options.begin else FIRST_ODDS
-    maker = LessonMaker(tokenizer, odds, MORE_ABSENT if options.quiet else ABSENT)
+    early = LessonMaker(tokenizer, FIRST_ODDS, ABSENT)
+    later = LessonMaker(tokenizer, EVEN_ODDS, MORE_ABSENT)
     trainer = new_trainer(options.seed, options.lr)
     until = options.until or options.steps
     loop = Loop(RUNS / options.name, until, options.seed, trainer.state, trainer.load)
-    loop.resume(RUNS / options.begin if options.begin else None)
+    loop.resume(RUNS / options.begin if options.begin not in ("", PUBLISHED) else None)
+    if options.begin == PUBLISHED and not loop.step:
+        trainer.begin_as_published()
 
     def one(rng: np.random.Generator, step: int) -> dict[str, float]:
         share = 1.0 if options.begin else step / options.steps
-        longest = 4 + int(24 * min(1.0, share / 0.3))
-        loudest = LOUDEST * min(1.0, share / 0.4)
+        longest = 4 + int(24 * min(1.0, share / 0.25))
+        loudest = LOUDEST * min(1.0, share / 0.3)
+        maker = early if share < 0.25 else later
         lesson = draw_lesson(
             rng,
             maker,
             pairs=(3, longest),
             tokens=options.tokens,
             loudest=loudest,
-            quiet=options.quiet,
         )
-        loss, told = lesson_loss(trainer.model, trainer.probes, lesson, options.aux)
+        loss, told = lesson_loss(
+            trainer.model,
+            trainer.probes,
+            lesson,
+            looking=options.looking,
+            knowing=options.knowing,
+        )
         trainer.optimizer.set_lr(rate(options.lr, step, options.steps, options.decline))
         trainer.optimizer.step(loss)
         if step % 500 == 499:
-            print(try_out(trainer.model, maker, loudest), flush=True)
+            print(try_out(trainer.model, later, loudest), flush=True)
         return told
 
     loop.run(one)
-    print(try_out(trainer.model, maker, LOUDEST), flush=True)
+    print(try_out(trainer.model, later, LOUDEST), flush=True)
 
 
 if __name__ == "__main__":
