@@ -4,7 +4,9 @@ in chunks, answered under the grammar, read back from Parquet.
 `python -m benchmarks.needles --model FOLDER` asks at 8K, 32K and 128K tokens; `--tokens 256k` and
 `--tokens 1m` (the million takes up to an hour of two cores) at these. Every code is asked for
 *when* it is on screen, the moment in its middle for the code, and companions for the code beside
-them; all questions on a haystack share one prefill, and each needle is a distractor to the others.
+them; as often it is asked for codes that differ from a shown one in a letter, and for things that
+are never beside a code: `none` is right there, anything else a false alarm. All questions on a
+haystack share one prefill, and each needle is a distractor to the others.
 `--scrambled` prints other times before the pictures: what is then still right was guessed. `--told`
 puts features in the tower's place, as a good one would give them: it measures the decoder alone.
 """
@@ -31,8 +33,10 @@ from jobs.show import open_output, read_frame
 from jobs.tools import load_facts
 from model.prompt import PromptLayout
 from model.vision import VisionEncoder
-from pipeline.needles import Haystack, Kind, Needle, Sizes, ask_for, draw_haystack
+from pipeline.lettering import near_code, random_code
+from pipeline.needles import NONE, Haystack, Kind, Needle, Sizes, ask_for, draw_haystack
 from pipeline.questions import build_questions
+from pipeline.scenes import COLOURS, SHAPES
 from pipeline.scoring import Rate
 from recipes.nano.next.told import ToldTower
 from sample_media.encode import Encoding, encode_scene
@@ -88,31 +92,36 @@ class Question:
 
     kind: Kind
     ask: str
-    needle: Needle
+    needle: Needle | None
+    """None: what is asked for is never shown."""
+
+    @property
+    def name(self) -> str:
+        return self.kind if self.needle else f"{self.kind}_absent"
 
 
 @dataclass(slots=True)
 class Tally:
     """Right answers of each kind, and how far times are from the needle, in seconds."""
 
-    right: dict[Kind, int] = field(default_factory=dict)
-    asked: dict[Kind, int] = field(default_factory=dict)
+    right: dict[str, int] = field(default_factory=dict)
+    asked: dict[str, int] = field(default_factory=dict)
     off_s: list[float] = field(default_factory=list)
 
     def add(self, question: Question, answer: str) -> bool:
-        kind = question.kind
-        is_right = answer == question.needle.code
-        if kind == "when":
-            off_s = distance_s(answer, question.needle.span_s)
+        name, needle = question.name, question.needle
+        is_right = answer == (needle.code if needle else NONE)
+        if needle and question.kind == "when":
+            off_s = distance_s(answer, needle.span_s)
             is_right = off_s <= 2 / FPS
             if is_right:
                 self.off_s.append(off_s)
-        self.asked[kind] = self.asked.get(kind, 0) + 1
-        self.right[kind] = self.right.get(kind, 0) + is_right
+        self.asked[name] = self.asked.get(name, 0) + 1
+        self.right[name] = self.right.get(name, 0) + is_right
         return is_right
 
-    def rate(self, kind: Kind) -> Rate:
-        return Rate(self.right.get(kind, 0), self.asked.get(kind, 0))
+    def rate(self, name: str) -> Rate:
+        return Rate(self.right.get(name, 0), self.asked.get(name, 0))
 
 
 def distance_s(answer: str, span_s: tuple[float, float]) -> float:
@@ -145,6 +154,22 @@ def questions_on(haystack: Haystack) -> list[Question]:
         if needle.companion:
             text = ask_for("code_with", thing=needle.companion)
             asked.append(Question("code_with", text, needle))
+    return asked + absent_from(haystack)
+
+
+def absent_from(haystack: Haystack) -> list[Question]:
+    """As many questions about what is never shown: half of the codes could be, but for a letter."""
+    rng = np.random.default_rng((23, haystack.scene.seed))
+    shown = [needle.code for needle in haystack.needles]
+    others = sorted({f"{colour} {shape}" for colour in COLOURS for shape in SHAPES})
+    alone = [name for name in others if name not in {n.companion for n in haystack.needles}]
+    asked = []
+    for number, code in enumerate(shown):
+        other = near_code(rng, code) if number % 2 else random_code(rng)
+        if other not in shown:
+            asked.append(Question("when", ask_for("when", code=other), None))
+    things = rng.permutation(alone)[: len(shown)]
+    asked += [Question("code_with", ask_for("code_with", thing=str(n)), None) for n in things]
     return asked
 
 
@@ -222,7 +247,8 @@ def run_length(
         answers, filled = ask_all(model, tokens, plan, number, folder, is_told=is_told)
         for question, answer in answers:
             if not tally.add(question, answer) and show:
-                at = f"{question.needle.span_s[0]:.1f} {question.needle.code}"
+                needle = question.needle
+                at = f"{needle.span_s[0]:.1f} {needle.code}" if needle else NONE
                 print(f"  {question.ask} {answer!r}, was {at}", flush=True)
         spent = time.monotonic() - started
         print(f"{name}: haystack {number + 1} of {plan.clips}, {filled:,} tokens, {spent:.0f} s")
@@ -244,8 +270,8 @@ _TRUE_IDS = PromptLayout.pair_ids
 
 def report(name: str, tally: Tally, *, scrambled: bool) -> None:
     """Rates with their intervals, as claims where nothing was scrambled."""
-    for kind in tally.asked:
-        print(f"{name} {kind:10} {tally.rate(kind)}")
+    for asked in tally.asked:
+        print(f"{name} {asked:16} {tally.rate(asked)}")
     if tally.off_s:
         off = np.asarray(tally.off_s)
         print(f"{name} times: {(off == 0).mean():.3f} while it shows, worst {off.max():.2f} s off")
@@ -254,6 +280,9 @@ def report(name: str, tally: Tally, *, scrambled: bool) -> None:
         return
     for kind in ("when", "code_at"):
         claim(f"needles_{name}_{kind}", tally.rate(kind).value, GOALS.get(name, 0.95))
+    alarms = [tally.rate(kind) for kind in tally.asked if kind.endswith("_absent")]
+    rate = 1 - sum(one.hits for one in alarms) / max(1, sum(one.trials for one in alarms))
+    claim(f"needles_{name}_false_alarms", rate, 0.01, at_most=True)
 
 
 def main() -> None:

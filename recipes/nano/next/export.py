@@ -10,7 +10,7 @@ import torch
 from recipes.nano.export import write
 from recipes.nano.next import tokenizer as tokenizer_step
 from recipes.nano.next.see import tower
-from recipes.nano.next.shape import CHECKPOINT, CONTEXT, RUNS, published
+from recipes.nano.next.shape import CHECKPOINT, CONTEXT, PUBLISHED, RUNS, published, published_part
 
 ADVICE = {"fps": 2.0, "pair_tokens": 144, "context_tokens": CONTEXT}
 """What a job gets where it is silent."""
@@ -18,14 +18,17 @@ ADVICE = {"fps": 2.0, "pair_tokens": 144, "context_tokens": CONTEXT}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--reader", default="reader2.pt", help="run of `see`")
-    parser.add_argument("--decoder", default="decoder3.pt", help="run of `retrieve`")
+    parser.add_argument("--reader", default="reader2.pt", help="run of `see`, or 'published'")
+    parser.add_argument("--decoder", default="decoder4.pt", help="run of `retrieve`")
     parser.add_argument("--folder", type=Path, default=CHECKPOINT)
     options = parser.parse_args()
     model = tower(0)
-    reader = torch.load(RUNS / options.reader, weights_only=True)["state"]
+    if options.reader == PUBLISHED:
+        model.model.visual.load_state_dict(published_part("model.visual."))
+    else:
+        reader = torch.load(RUNS / options.reader, weights_only=True)["state"]
+        model.model.visual.load_state_dict(reader["visual"])
     decoder = torch.load(RUNS / options.decoder, weights_only=True)["state"]
-    model.model.visual.load_state_dict(reader["visual"])
     model.model.language_model.load_state_dict(decoder["text"])
     tokenizer_step.save(options.folder)
     write(model.state_dict(), options.folder, published(), ADVICE)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,7 +27,7 @@ from recipes.nano.next.lessons import (
     LessonMaker,
 )
 from recipes.nano.next.progress import Loop, rate
-from recipes.nano.next.shape import CHECKPOINT, RUNS, config
+from recipes.nano.next.shape import PUBLISHED, RUNS, config, published_part
 from recipes.nano.optimizers import Optimizers
 
 GRIDS = ((2, 2), (2, 3), (2, 4), (3, 4), (3, 5), (4, 6), (6, 8), (8, 8), (7, 12), (12, 12))
@@ -36,8 +35,6 @@ QUESTIONS = 8
 TOKENS_PER_PAIR, TOKENS_PER_QUESTION = 14, 26
 LOUDEST = 8.0
 """log of how many times ground counts at most: a million tokens against a few hundred."""
-PUBLISHED = "published"
-"""As `--begin`: the checkpoint in use."""
 FIRST_GAIN = 1.5
 """Where the gains of queries and keys begin: with 1, scores reach 8 at most, and ln(10⁶) is 14."""
 
@@ -65,10 +62,7 @@ class Trainer:
 
     def begin_as_published(self) -> None:
         """The decoder of the checkpoint in use; probes and optimiser begin anew."""
-        weights = load_file(CHECKPOINT / "model.safetensors")
-        prefix = "model.language_model."
-        own = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
-        self.model.model.language_model.load_state_dict(own)
+        self.model.model.language_model.load_state_dict(published_part("model.language_model."))
 
 
 def new_trainer(seed: int, lr: float) -> Trainer:

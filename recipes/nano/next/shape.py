@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from safetensors.torch import load_file
+from torch import Tensor
+
 from recipes.nano import shape as first
 
 RUNS = first.RUNS / "next"
@@ -15,6 +18,10 @@ CONTEXT = 1_048_576
 FAR = 160_000
 """Positions that a million tokens of video reach, with room: a pair of 12 × 12 takes 21."""
 ROPE_THETA = 1e10
+
+
+PUBLISHED = "published"
+"""Stands for a run where training goes on from the checkpoint in use."""
 
 
 def config() -> dict[str, Any]:
@@ -37,3 +44,9 @@ def published() -> dict[str, Any]:
     for section in (settings, settings["text_config"], settings["vision_config"]):
         section["dtype"] = "bfloat16"
     return settings
+
+
+def published_part(prefix: str) -> dict[str, Tensor]:
+    """Weights of the checkpoint in use whose names begin with `prefix`, without it."""
+    weights = load_file(CHECKPOINT / "model.safetensors")
+    return {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}

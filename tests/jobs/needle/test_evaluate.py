@@ -4,6 +4,7 @@ table that survives a kill."""
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from jobs.outputs import open_store
 from jobs.tools import make_model
 from pipeline.audit import audit, rows_sha256
 from pipeline.commit_log import CommitLog
+from pipeline.entries import Entry
 from pipeline.run import chunk_work, decode_piece, run_video
 from pipeline.stage import build, hide
 from sample_media.generate import HERE
@@ -162,7 +164,7 @@ def start(config: Path, cache: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def test_killed_at_any_moment_the_same_command_finishes(
+def test_killed_behind_its_first_commit_the_same_command_finishes(
     tmp_path: Path, done: Evaluation, cache: Path
 ) -> None:
     output, config = tmp_path / "out", tmp_path / "tiny.yaml"
@@ -182,6 +184,44 @@ def test_killed_at_any_moment_the_same_command_finishes(
     assert finished.num_kept == len(kept)
     after = {entry.number: entry for entry in finished.log.state().entries}
     assert {number: after[number] for number in kept} == kept
+    assert rows_sha256(finished.log) == rows_sha256(done.log)
+    assert not [finding for finding in audit(finished.log) if finding.is_damage]
+
+
+def entries_of(output: Path) -> dict[int, Entry]:
+    if not (output / "_log").exists():
+        return {}
+    return {entry.number: entry for entry in CommitLog(open_store(str(output))).state().entries}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_again_and_again_at_random_moments(
+    tmp_path: Path, done: Evaluation, seed: int
+) -> None:
+    """The haystack, too, is made while kills fall."""
+    chance = random.Random(seed)
+    output, config, cache = tmp_path / "out", tmp_path / "tiny.yaml", tmp_path / "cache"
+    config.write_text(yaml.safe_dump({**TINY, "output": str(output)}))
+    kept: dict[int, Entry] = {}
+    kills = 0
+    for _ in range(60):
+        process = start(config, cache)
+        try:
+            # Later and later, so that it ends at some time.
+            process.wait(timeout=chance.uniform(0.5, 5 + 0.5 * kills))
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+        now = entries_of(output)
+        assert {number: now[number] for number in kept} == kept
+        kept = now
+    assert process.returncode == 0
+    assert kills
+    finished = run(output, cache)
+    assert finished.num_done == 0
     assert rows_sha256(finished.log) == rows_sha256(done.log)
     assert not [finding for finding in audit(finished.log) if finding.is_damage]
 
