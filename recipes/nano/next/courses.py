@@ -64,7 +64,7 @@ def draw_course(rng: np.random.Generator, count: int, tokens: int) -> Course:
         if rng.uniform() < 0.65:
             code = _new_code(rng, used)
             used.append(code)
-        num_things = int(rng.choice([0, 1, 2, 3], p=[0.2, 0.55, 0.15, 0.1]))
+        num_things = int(rng.choice([0, 1, 2, 3], p=[0.2, 0.68, 0.08, 0.04]))
         things = tuple(int(c) for c in rng.choice(len(CLASSES), num_things, replace=False))
         for _ in range(min(length, count - len(pairs))):
             places = rng.integers(0, tokens, 1 + num_things)

@@ -61,6 +61,7 @@ MORE_ABSENT: dict[Kind, float] = {"when": 0.3, "code_with": 0.4}
 FIRST_ODDS = (0.45, 0.3, 0.15, 0.05, 0.05)
 """Of the kinds, in order. Times are learnt first: what is matched by things comes later."""
 EVEN_ODDS = (0.28, 0.22, 0.34, 0.08, 0.08)
+THING_ODDS = (0.25, 0.15, 0.5, 0.05, 0.05)
 LETTERS, CLOCK, THING = 0, 1, 2
 """What tokens are asked to know."""
 HEADS_OF = {LETTERS: (0, 1), CLOCK: (0, 1, 2, 3), THING: (2, 3)}

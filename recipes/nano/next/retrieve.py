@@ -24,6 +24,7 @@ from recipes.nano.next.lessons import (
     EVEN_ODDS,
     FIRST_ODDS,
     MORE_ABSENT,
+    THING_ODDS,
     LessonMaker,
 )
 from recipes.nano.next.progress import Loop, rate
@@ -136,12 +137,13 @@ def main() -> None:
     parser.add_argument("--name", default="decoder.pt")
     parser.add_argument("--begin", default="", help="run to go on from, or 'published'")
     parser.add_argument("--until", type=int, help="stop behind this step of the schedule")
+    parser.add_argument("--things", action="store_true", help="ask by things more often than not")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     RUNS.mkdir(parents=True, exist_ok=True)
     tokenizer: Tokenizer = tokenizer_step.build()
     early = LessonMaker(tokenizer, FIRST_ODDS, ABSENT)
-    later = LessonMaker(tokenizer, EVEN_ODDS, MORE_ABSENT)
+    later = LessonMaker(tokenizer, THING_ODDS if options.things else EVEN_ODDS, MORE_ABSENT)
     trainer = new_trainer(options.seed, options.lr)
     until = options.until or options.steps
     loop = Loop(RUNS / options.name, until, options.seed, trainer.state, trainer.load)

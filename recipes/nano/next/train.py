@@ -13,19 +13,19 @@ from recipes.nano.next.shape import RUNS
 
 def steps(threads: int) -> list[tuple[str, str, list[str]]]:
     """(name, module, arguments), in order. Reading is learnt twice, the second time from a lower
-    rate; matching three times: then on full lessons, and last on those where much is absent."""
+    rate; matching three times: then on full lessons, and last mostly by things, which come late."""
     few = ["--threads", str(threads)]
     see_on = ["--begin", "reader.pt", "--name", "reader2.pt", "--lr", "8e-4", "--steps", "4000"]
-    match_on = ["--begin", "decoder.pt", "--name", "decoder2.pt", "--steps", "3200"]
-    match_on += ["--lr", "1.5e-3", "--decline", "0.8", "--until", "1473"]
-    settle = ["--begin", "decoder2.pt", "--name", "decoder3.pt", "--steps", "2000", "--lr", "1e-3"]
-    settle += ["--decline", "1.0", "--quiet", "0.4"]
+    match_on = ["--begin", "decoder.pt", "--name", "decoder2.pt", "--steps", "4000"]
+    match_on += ["--lr", "1.5e-3", "--decline", "1.0", "--knowing", "0", "--seed", "1"]
+    things = ["--begin", "decoder2.pt", "--name", "decoder3.pt", "--steps", "2900", "--things"]
+    things += ["--lr", "9e-4", "--decline", "1.0", "--knowing", "0", "--seed", "2"]
     return [
         ("see", "see", few),
         ("see_on", "see", [*few, *see_on, "--decline", "0.9"]),
         ("retrieve", "retrieve", few),
         ("retrieve_on", "retrieve", [*few, *match_on]),
-        ("retrieve_settle", "retrieve", [*few, *settle]),
+        ("retrieve_things", "retrieve", [*few, *things]),
         ("export", "export", []),
     ]
 
