@@ -62,8 +62,8 @@ FIRST_ODDS = (0.45, 0.3, 0.15, 0.05, 0.05)
 """Of the kinds, in order. Times are learnt first: what is matched by things comes later."""
 EVEN_ODDS = (0.28, 0.22, 0.34, 0.08, 0.08)
 THING_ODDS = (0.25, 0.15, 0.5, 0.05, 0.05)
-LETTERS, CLOCK, THING = 0, 1, 2
-"""What tokens are asked to know."""
+LETTERS, CLOCK, THING, NAMED = 0, 1, 2, 3
+"""What tokens are asked to know; NAMED: a thing, behind the first layer already."""
 HEADS_OF = {LETTERS: (0, 1), CLOCK: (0, 1, 2, 3), THING: (2, 3)}
 """Heads of the last layer that match what is asked by it; the others look at `NOTHING`. A head that
 matched both would keep 97 directions apart in the 29 numbers that far positions leave alone."""
@@ -141,6 +141,11 @@ class LessonMaker:
             for head, back in ((3, 3), (1, 5), (2, 6)):
                 sheet.looks.append((0, head, column, [first - back]))
             sheet.knows.append((column, CLOCK, clock_classes(seconds)))
+        for at, number in zip(shown.things_at, shown.things, strict=True):
+            if shown.things_at.count(at) == 1 and at != shown.code_at:
+                sheet.knows.append((pads[at], NAMED, (number,)))
+                # Left alone, this head told things apart by where else it looked: nine places.
+                sheet.looks.append((0, 0, pads[at], [pads[at]]))
         if not shown.code:
             return
         code_column = pads[shown.code_at]
@@ -214,6 +219,8 @@ class LessonMaker:
             sheet.looks.append((0, head, gather, [column]))
         sheet.looks.append((0, 3, gather, [kind_at]))
         sheet.knows.append((gather, asked.what, asked.classes))
+        if asked.what == THING:
+            sheet.knows.append((gather, NAMED, asked.classes))
 
 
 @dataclass(frozen=True, slots=True)

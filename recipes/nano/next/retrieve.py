@@ -131,7 +131,8 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--decline", type=float, default=0.4)
     parser.add_argument("--looking", type=float, default=0.3, help="weight of told looks")
-    parser.add_argument("--knowing", type=float, default=0.25, help="weight of what probes say")
+    parser.add_argument("--knowing", type=float, default=0.25, help="weight of letters and times")
+    parser.add_argument("--naming", type=float, default=0.25, help="weight of names of things")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="decoder.pt")
@@ -169,6 +170,7 @@ def main() -> None:
             lesson,
             looking=options.looking,
             knowing=options.knowing,
+            naming=options.naming,
         )
         trainer.optimizer.set_lr(rate(options.lr, step, options.steps, options.decline))
         trainer.optimizer.step(loss)
