@@ -87,7 +87,8 @@ class NeedleSpec(Strict):
     """Most visual tokens per patch pair."""
     when_as: Literal["time", "span"] = "time"
     """Ask *when* for one time, or for all spans."""
-    controls: bool = True
+    controls: bool | Literal["beside"] = True
+    """`beside`: those that are asked beside needles, without a pass over the bare haystack."""
     seed: int = Field(0, ge=0)
     haystack: HaystackSpec = HaystackSpec()
     cluster: ClusterSpec = ClusterSpec()

@@ -78,7 +78,7 @@ def _haystack(common: _Common, number: int) -> tuple[Recipe, list[PassWork]]:
         number,
         len(spec.needles),
         together=spec.together,
-        bare=spec.controls,
+        bare=spec.controls is True,
         in_turn=spec.in_turn,
     )
     recipe = recipe_of(spec, grid, cast, passes, common.props)

@@ -60,7 +60,7 @@ ABSENT: dict[Kind, float] = {"when": 0.15, "code_with": 0.3}
 MORE_ABSENT: dict[Kind, float] = {"when": 0.3, "code_with": 0.4}
 FIRST_ODDS = (0.45, 0.3, 0.15, 0.05, 0.05)
 """Of the kinds, in order. Times are learnt first: what is matched by things comes later."""
-EVEN_ODDS = (0.28, 0.22, 0.34, 0.08, 0.08)
+EVEN_ODDS = (0.32, 0.28, 0.3, 0.05, 0.05)
 THING_ODDS = (0.25, 0.15, 0.5, 0.05, 0.05)
 LETTERS, CLOCK, THING, NAMED = 0, 1, 2, 3
 """What tokens are asked to know; NAMED: a thing, behind the first layer already."""

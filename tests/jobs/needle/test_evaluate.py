@@ -27,6 +27,7 @@ from jobs.tools import make_model
 from pipeline.audit import audit, rows_sha256
 from pipeline.commit_log import CommitLog
 from pipeline.entries import Entry
+from pipeline.needle_pass import PassWork
 from pipeline.run import chunk_work, decode_piece, run_video
 from pipeline.stage import build, hide
 from sample_media.generate import HERE
@@ -145,6 +146,20 @@ def test_needles_of_all_depths_in_one_haystack(tmp_path: Path, cache: Path) -> N
     assert [len(work.insertions) for work in found.ready.works] == [3, 3]
     assert set(rows["num_needles"]) == {3}
     assert rows.height == 2 * 3 * 2
+
+
+def test_controls_beside_needles_take_no_pass_over_the_bare_haystack(tmp_path: Path) -> None:
+    changes = {"together": True, "depths": 3, "show_s": 0.5}
+
+    def passes(controls: object) -> list[PassWork]:
+        spec = read_needle({**TINY, **changes, "controls": controls}, where="test")
+        return list(prepare(spec, tmp_path, tmp_path).works)
+
+    with_bare, beside = passes(True), passes("beside")
+    assert [len(work.insertions) for work in with_bare] == [0, 3, 3]
+    assert [len(work.insertions) for work in beside] == [3, 3]
+    asked = {one.control for work in beside for one in work.asked}
+    assert asked == {"", "other_needle", "scrambled"}
 
 
 KILLED = """
