@@ -56,8 +56,19 @@ def test_a_moment_that_is_asked_about_is_printed_and_inside() -> None:
 
 def test_everything_is_asked_of_every_needle() -> None:
     haystack = draw_haystack(8, (192, 144), 300.0, 20, 1.0)
-    kinds = [question.kind for question in questions_on(haystack)]
-    assert (kinds.count("when"), kinds.count("code_at"), kinds.count("code_with")) == (20, 20, 18)
+    asked = [question.kind for question in questions_on(haystack) if question.needle]
+    assert (asked.count("when"), asked.count("code_at"), asked.count("code_with")) == (20, 20, 18)
+
+
+def test_what_is_absent_is_in_no_needle() -> None:
+    haystack = draw_haystack(8, (192, 144), 300.0, 20, 1.0)
+    asked = [question for question in questions_on(haystack) if question.needle is None]
+    assert {question.name for question in asked} == {"when_absent", "code_with_absent"}
+    assert len(asked) > 30
+    for question in asked:
+        for needle in haystack.needles:
+            assert f" {needle.code} " not in question.ask
+            assert not needle.companion or needle.companion not in question.ask
 
 
 @pytest.mark.parametrize("seconds", ["0.1", "37.5", "999.9", "1234.5"])
