@@ -178,16 +178,16 @@ def _ignore(_report: Report) -> None:
     """Reports are not looked at."""
 
 
-FILM_S = 480.0
+FILM_S, FILM_LOOPS = 480.0, 24
 
 
 def two_decoders(folder: Path) -> None:
     """Decode-bound work: one long film of large frames, for a model that answers at once."""
     short, film = folder / "short.mp4", folder / "film.mp4"
     # What films are like: of every two seconds that are looked at, 48 frames are decoded.
-    draw(short, 2, FILM_S / 24, (1920, 1080), 24, g=48)
-    again = ("-stream_loop", "23", "-i", str(short), "-c", "copy", "-loglevel", "error", str(film))
-    subprocess.run([FFMPEG, *again], check=True)
+    draw(short, 2, FILM_S / FILM_LOOPS, (1920, 1080), 24, g=48)
+    again = ("-stream_loop", str(FILM_LOOPS - 1), "-i", str(short), "-c", "copy")
+    subprocess.run([FFMPEG, *again, "-loglevel", "error", str(film)], check=True)
 
     def taken(count: int, turn: int) -> float:
         return run(

@@ -36,9 +36,9 @@ from model.vision import VisionEncoder
 from pipeline.lettering import near_code, random_code
 from pipeline.needles import NONE, Haystack, Kind, Needle, Sizes, ask_for, draw_haystack
 from pipeline.questions import build_questions
-from pipeline.scenes import COLOURS, SHAPES
 from pipeline.scoring import Rate
 from recipes.nano.next.told import ToldTower
+from recipes.nano.pictures import CLASSES
 from sample_media.encode import Encoding, encode_scene
 from schemas.job import ModelSpec, QuerySpec, read_job
 from schemas.ports import PromptCounter
@@ -158,11 +158,12 @@ def questions_on(haystack: Haystack) -> list[Question]:
 
 
 def absent_from(haystack: Haystack) -> list[Question]:
-    """As many questions about what is never shown: half of the codes could be, but for a letter."""
+    """As many questions about codes that are never shown, half of them but for a letter, and about
+    things that are never beside a code."""
     rng = np.random.default_rng((23, haystack.scene.seed))
     shown = [needle.code for needle in haystack.needles]
-    others = sorted({f"{colour} {shape}" for colour in COLOURS for shape in SHAPES})
-    alone = [name for name in others if name not in {n.companion for n in haystack.needles}]
+    companions = {needle.companion for needle in haystack.needles}
+    alone = [name for name in sorted(CLASSES) if name not in companions]
     asked = []
     for number, code in enumerate(shown):
         other = near_code(rng, code) if number % 2 else random_code(rng)
@@ -278,7 +279,7 @@ def report(name: str, tally: Tally, *, scrambled: bool) -> None:
     if scrambled:
         claim(f"needles_{name}_scrambled_when", tally.rate("when").value, 0.1, at_most=True)
         return
-    for kind in ("when", "code_at"):
+    for kind in ("when", "code_at", "code_with"):
         claim(f"needles_{name}_{kind}", tally.rate(kind).value, GOALS.get(name, 0.95))
     alarms = [tally.rate(kind) for kind in tally.asked if kind.endswith("_absent")]
     rate = 1 - sum(one.hits for one in alarms) / max(1, sum(one.trials for one in alarms))

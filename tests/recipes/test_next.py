@@ -15,12 +15,12 @@ from pipeline.needles import ASKS, NONE, ask_for
 from pipeline.questions import build_questions
 from recipes.nano.codes import class_codes, ground_code, letter_codes
 from recipes.nano.next.courses import Course, draw_course, worded_features
-from recipes.nano.next.decoder import Lesson, Loudness, join, run
-from recipes.nano.next.lessons import LETTERS, THING, LessonMaker, Sheet, clock_classes
+from recipes.nano.next.decoder import Lesson, Loudness, join, lesson_loss, run
+from recipes.nano.next.lessons import LETTERS, NAMED, THING, LessonMaker, Sheet, clock_classes
 from recipes.nano.next.pictures import draw_pictures
-from recipes.nano.next.retrieve import whole_answers
+from recipes.nano.next.retrieve import new_trainer, whole_answers
 from recipes.nano.next.see import letter_scores, tower, wanted_features
-from recipes.nano.next.shape import FAR
+from recipes.nano.next.shape import FAR, published_part
 from recipes.nano.next.tokenizer import build
 from recipes.nano.pictures import CLASSES
 from schemas.job import QuerySpec
@@ -188,6 +188,31 @@ def test_lessons_run_as_the_library_runs(maker: LessonMaker) -> None:
         theirs = text(inputs_embeds=embedded, position_ids=lesson.positions).last_hidden_state
     assert lesson.tail > 50
     assert torch.allclose(own, theirs[:, lesson.tail :], atol=2e-4)
+
+
+def test_training_goes_on_from_what_is_published() -> None:
+    trainer = new_trainer(0, 1e-3)
+    trainer.begin_as_published()
+    own = trainer.model.model.language_model.state_dict()
+    published = published_part("model.language_model.")
+    assert own.keys() == published.keys()
+    assert all(torch.equal(own[name], weight.float()) for name, weight in published.items())
+
+
+def test_names_of_things_weigh_as_they_are_told_to(maker: LessonMaker) -> None:
+    trainer = new_trainer(0, 1e-3)
+    _, lesson = joined(maker, range(3), Loudness(0, 0, 0))
+
+    def loss(naming: float) -> tuple[float, dict[str, float]]:
+        total, told = lesson_loss(
+            trainer.model, trainer.probes, lesson, looking=0, knowing=0, naming=naming
+        )
+        return float(total.detach()), told
+
+    without, told = loss(0)
+    named, _ = loss(1)
+    assert without == pytest.approx(told["answer"], rel=1e-5)
+    assert named - without == pytest.approx(told[f"know{THING}"] + told[f"know{NAMED}"], rel=1e-4)
 
 
 def test_letters_things_and_ground_do_not_mix() -> None:
