@@ -30,7 +30,7 @@ def decode_part(part: Part) -> int:
             if frame.time >= end_s:
                 break
             if count % 48 == 0:
-                frame.to_ndarray(format="rgb24")
+                frame.to_ndarray(format="rgb24", threads=1)
             count += 1
     return count
 

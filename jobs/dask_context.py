@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import platform
 import threading
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -172,6 +173,9 @@ class DaskContext:
             self._ticket,
             key=f"longtake-helper-{uuid.uuid4().hex}",
             pure=False,
+            # First come, first served: calls of one task are all alike to Dask otherwise, and the
+            # one that is waited for would often be run last.
+            priority=-time.time(),
             resources={DECODE: 1},
             workers=list(self._ticket.decoders) or None,
             # Where all of them are gone, one that came later will do.

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import av
 import av.container
+import av.video.stream
 import numpy as np
 from PIL import Image
 
@@ -35,7 +36,7 @@ class _Reader:
         self._index = index
         self._stream = open_stream(container, index.source)
         self._may_seek = may_seek
-        self._frames = self._decode()
+        self._frames = _decode(self._container, self._stream)
         self._shown: av.VideoFrame | None = None
         self._next: av.VideoFrame | None = None
         if not may_seek:
@@ -64,20 +65,24 @@ class _Reader:
         # A container without an index may land late; then one keyframe earlier.
         for back in (0, 1):
             self._container.seek(self._keyframe(pts, back), stream=self._stream, backward=True)
-            self._frames = self._decode()
+            self._frames = _decode(self._container, self._stream)
             self._shown, self._next = None, next(self._frames, None)
             if self._next is not None and (self._next.pts or 0) <= pts:
                 return
 
-    def _decode(self) -> Iterator[av.VideoFrame]:
-        for packet in self._container.demux(self._stream):
-            try:
-                decoded = packet.decode()
-            except av.error.FFmpegError:
-                continue  # A damaged packet; the frames it held are missed and counted.
-            for frame in decoded:
-                if isinstance(frame, av.VideoFrame) and frame.pts is not None:
-                    yield frame
+
+def _decode(
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream
+) -> Iterator[av.VideoFrame]:
+    """Holds no reader: frames go as soon as theirs does, not when garbage is collected."""
+    for packet in container.demux(stream):
+        try:
+            decoded = packet.decode()
+        except av.error.FFmpegError:
+            continue  # A damaged packet; the frames it held are missed and counted.
+        for frame in decoded:
+            if isinstance(frame, av.VideoFrame) and frame.pts is not None:
+                yield frame
 
 
 def decode_chunk(index: StreamIndex, chunk: Chunk, grid: FrameGrid) -> FrameBatch:
@@ -128,7 +133,8 @@ def to_rgb(frame: av.VideoFrame, rotation: int, grid: FrameGrid) -> RgbArray:
 
     Bicubic with antialiasing on uint8, the released processors' way of resizing.
     """
-    array = frame.to_ndarray(format="rgb24")
+    # Decoders run side by side, one thread each; left alone, every frame starts a thread per core.
+    array = frame.to_ndarray(format="rgb24", threads=1)
     # Turns are clockwise, rot90 is not.
     upright = np.rot90(array, k=-(rotation // 90)) if rotation else array
     if upright.shape[:2] == (grid.height, grid.width):

@@ -76,6 +76,21 @@ def ahead_task(context: TaskContext, path: str) -> int:
     return most
 
 
+def number_mark(call: tuple[str, int]) -> None:
+    """Leaves its number, and takes as long as others need to queue up."""
+    path, number = call
+    with Path(path).open("ab") as file:
+        file.write(bytes([number]))
+    time.sleep(0.02)
+
+
+def order_task(context: TaskContext, path: str) -> list[int]:
+    """The order in which helper calls ran, many of them waiting at a time."""
+    for _ in context.stream(number_mark, [(path, number) for number in range(24)], lookahead=8):
+        pass
+    return list(Path(path).read_bytes())
+
+
 def exit_task(_: TaskContext, item: tuple[int, str]) -> int:
     """Number 1 leaves a mark and ends its process."""
     number, path = item

@@ -98,6 +98,11 @@ def test_payloads_go_from_worker_to_worker(
     assert sum(through_scheduler) < helpers.PAYLOAD_BYTES / 10
 
 
+def test_helper_calls_run_in_their_order(cluster: DaskExecutor, tmp_path: Path) -> None:
+    (outcome,) = cluster.run(helpers.order_task, [str(tmp_path / "marks")], ignore)
+    assert outcome.result == list(range(24))
+
+
 def test_everything_listens_on_loopback_only(cluster: DaskExecutor) -> None:
     info = cluster.client.scheduler_info(n_workers=-1)
     addresses = [info["address"], *info["workers"]]
