@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import decord
 import numpy as np
+import psutil
 import pytest
 
 from pipeline.decode import decode_chunk, narrow
@@ -83,6 +86,24 @@ def test_decoded_pictures_are_the_drawn_ones(sample: Any) -> None:
         time_s = float(pts_here * index.time_base) - sample.start_s
         drawn = draw_frame(sample.scene, round(time_s * 8) / 8).astype(float)
         assert np.abs(picture.astype(float) - drawn).mean() < 14
+
+
+def test_decoding_leaves_nothing_behind() -> None:
+    """Many decoders run side by side: one thread each, and frames go when they were used."""
+    index = index_of("several_events.mp4")
+    pts = [int(p) for p in index.frame_pts[::8]]
+    chunks = [Chunk(i // 4, pairs_of(pts[i : i + 4])) for i in range(0, len(pts), 4)]
+    process = psutil.Process()
+    gc.collect()
+    gc.disable()
+    try:
+        before = process.num_threads()
+        for chunk in chunks:
+            decode_chunk(index, chunk, GRID)
+        assert process.num_threads() <= before
+        assert not any(isinstance(left, av.VideoFrame) for left in gc.get_objects())
+    finally:
+        gc.enable()
 
 
 def test_expected_files_are_complete() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,10 +17,11 @@ from pipeline.questions import build_questions
 from recipes.nano.codes import class_codes, ground_code, letter_codes
 from recipes.nano.next.courses import Course, draw_course, worded_features
 from recipes.nano.next.decoder import Lesson, Loudness, join, lesson_loss, run
+from recipes.nano.next.drawn import DrawnAhead
 from recipes.nano.next.lessons import LETTERS, NAMED, THING, LessonMaker, Sheet, clock_classes
 from recipes.nano.next.pictures import draw_pictures
 from recipes.nano.next.retrieve import new_trainer, whole_answers
-from recipes.nano.next.see import letter_scores, tower, wanted_features
+from recipes.nano.next.see import letter_scores, new_reader, tower, wanted_features
 from recipes.nano.next.shape import FAR, published_part
 from recipes.nano.next.tokenizer import build
 from recipes.nano.pictures import CLASSES
@@ -191,12 +193,26 @@ def test_lessons_run_as_the_library_runs(maker: LessonMaker) -> None:
 
 
 def test_training_goes_on_from_what_is_published() -> None:
-    trainer = new_trainer(0, 1e-3)
+    trainer, reader = new_trainer(0, 1e-3), new_reader(0, 1e-3)
     trainer.begin_as_published()
-    own = trainer.model.model.language_model.state_dict()
-    published = published_part("model.language_model.")
-    assert own.keys() == published.keys()
-    assert all(torch.equal(own[name], weight.float()) for name, weight in published.items())
+    reader.begin_as_published()
+    for part, prefix in (
+        (trainer.model.model.language_model, "model.language_model."),
+        (reader.model.model.visual, "model.visual."),
+    ):
+        own, published = part.state_dict(), published_part(prefix)
+        assert own.keys() == published.keys()
+        assert all(torch.equal(own[name], weight.float()) for name, weight in published.items())
+
+
+def test_pictures_drawn_ahead_depend_on_their_step_alone() -> None:
+    draw = partial(draw_pictures, 2, (2, 3))
+    with DrawnAhead(draw, seed=5, steps=4) as drawn:
+        ahead = [drawn.step(number) for number in (1, 2, 3)]
+    for number, pictures in enumerate(ahead, start=1):
+        alone = draw(np.random.default_rng((5, number)))
+        assert np.array_equal(pictures.pairs, alone.pairs)
+        assert torch.equal(pictures.letters, alone.letters)
 
 
 def test_names_of_things_weigh_as_they_are_told_to(maker: LessonMaker) -> None:

@@ -149,6 +149,7 @@ class LessonMaker:
         if not shown.code:
             return
         code_column = pads[shown.code_at]
+        sheet.looks.append((0, 0, code_column, [code_column]))
         things = {
             pads[at]: number for at, number in zip(shown.things_at, shown.things, strict=True)
         }

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ from transformers import Qwen3VLForConditionalGeneration
 from pipeline.lettering import ALPHABET, CODE_LENGTH
 from recipes.nano.codes import CODE_NORM, LETTER_NORM, class_codes, ground_code, letter_codes
 from recipes.nano.network import encode_pairs, new_model, patchify
+from recipes.nano.next.drawn import DrawnAhead
 from recipes.nano.next.pictures import Pictures, draw_pictures
 from recipes.nano.next.progress import Loop, rate
-from recipes.nano.next.shape import RUNS, config
+from recipes.nano.next.shape import PUBLISHED, RUNS, config, published_part
 from recipes.nano.optimizers import Optimizers
 from recipes.nano.shape import CHECKPOINT as SHIPPED
 from recipes.nano.shape import VISION_HIDDEN
@@ -106,9 +108,9 @@ def reading_loss(
     return 0.5 * distance + spelling + 0.5 * naming + probed, told_numbers
 
 
-def _draw(rng: np.random.Generator) -> tuple[Pictures, tuple[int, int]]:
+def _draw(rng: np.random.Generator, tokens: int) -> tuple[Pictures, tuple[int, int]]:
     grid = GRIDS[int(rng.choice(len(GRIDS), p=GRID_ODDS))]
-    count = max(1, TOKENS_PER_STEP // (grid[0] * grid[1]))
+    count = max(1, tokens // (grid[0] * grid[1]))
     return draw_pictures(count, grid, rng, items=float(rng.uniform(0.5, 2.2))), grid
 
 
@@ -147,6 +149,10 @@ class Reader:
         if "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
 
+    def begin_as_published(self) -> None:
+        """The tower of the checkpoint in use; probe and optimiser begin anew."""
+        self.model.model.visual.load_state_dict(published_part("model.visual."))
+
 
 def new_reader(seed: int, lr: float) -> Reader:
     model, probe = tower(seed), SpellingProbe()
@@ -184,16 +190,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="reader.pt")
-    parser.add_argument("--begin", default="", help="run that it goes on from")
+    parser.add_argument("--begin", default="", help="run to go on from, or 'published'")
+    parser.add_argument("--tokens", type=int, default=TOKENS_PER_STEP, help="tokens per step")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     RUNS.mkdir(parents=True, exist_ok=True)
     reader = new_reader(options.seed, options.lr)
     loop = Loop(RUNS / options.name, options.steps, options.seed, reader.state, reader.load)
-    loop.resume(RUNS / options.begin if options.begin else None)
+    loop.resume(RUNS / options.begin if options.begin not in ("", PUBLISHED) else None)
+    if options.begin == PUBLISHED and not loop.step:
+        reader.begin_as_published()
 
-    def one(rng: np.random.Generator, step: int) -> dict[str, float]:
-        pictures, grid = _draw(rng)
+    def one(_rng: np.random.Generator, step: int) -> dict[str, float]:
+        pictures, grid = drawn.step(step)
         main, patches = features_of(reader.model, pictures, grid)
         loss, told = reading_loss(main, patches, pictures, reader.probe)
         reader.optimizer.set_lr(rate(options.lr, step, options.steps, options.decline))
@@ -202,7 +211,9 @@ def main() -> None:
             print(try_out(reader.model), flush=True)
         return told
 
-    loop.run(one)
+    draw = partial(_draw, tokens=options.tokens)
+    with DrawnAhead(draw, options.seed, options.steps) as drawn:
+        loop.run(one)
     print(try_out(reader.model, 160), flush=True)
 
 
