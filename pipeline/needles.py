@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.lettering import near_code, random_code, random_look
+from pipeline.lettering import near_code, random_code, random_look, write_code
 from pipeline.scenes import (
     BACKGROUNDS,
     CELLS,
@@ -22,6 +22,7 @@ from pipeline.scenes import (
     Scene,
     Track,
 )
+from schemas.errors import InvariantError
 
 Kind = Literal["when", "code_at", "code_with", "thing_at", "thing_with"]
 
@@ -32,6 +33,8 @@ ASKS: dict[Kind, str] = {
     "thing_at": "Which thing is on screen at {seconds:.1f} seconds?",
     "thing_with": "Which thing is on screen together with the code {code}?",
 }
+_PLACES = 200
+"""Places that are tried for a code and its companion."""
 NONE = "none"
 """The answer where what is asked for is never shown."""
 MOST_COMPANIONS = 18
@@ -96,10 +99,9 @@ def draw_haystack(
         room = duration_s / num_needles
         start = number * room + float(rng.uniform(0, max(0.0, room - show_s)))
         span = (round(start, 3), round(start + show_s, 3))
-        cells = [CELLS[i] for i in rng.permutation(len(CELLS))]
-        codes.append(_code_track(rng, code, span, cells[0], frame, sizes))
-        if number in alone:
-            tracks.append(_thing_track(rng, alone[number], (span,), cells[1], sizes))
+        written, beside = _draw_needle(rng, code, alone.get(number, ""), span, frame, sizes)
+        codes.append(written)
+        tracks += beside
         needles.append(Needle(code, span, alone.get(number, "")))
     busy = [needle.span_s for needle in needles]
     tracks += _others(rng, others, duration_s, busy, sizes)
@@ -165,6 +167,38 @@ def _comings(
 
 
 Cell = tuple[float, float, float, float]
+
+
+def _draw_needle(
+    rng: np.random.Generator,
+    code: str,
+    companion: str,
+    span: tuple[float, float],
+    frame: tuple[int, int],
+    sizes: Sizes,
+) -> tuple[CodeTrack, tuple[Track, ...]]:
+    """A code and, where it has one, its companion, which it does not cover.
+
+    Raises InvariantError where `sizes` leave no room for both.
+    """
+    for _ in range(_PLACES):
+        cells = [CELLS[i] for i in rng.permutation(len(CELLS))]
+        written = _code_track(rng, code, span, cells[0], frame, sizes)
+        if not companion:
+            return written, ()
+        thing = _thing_track(rng, companion, (span,), cells[1], sizes)
+        if _is_clear(written, thing, frame):
+            return written, (thing,)
+    raise InvariantError(f"no room for a code and a thing of {sizes} in a frame of {frame}.")
+
+
+def _is_clear(code: CodeTrack, thing: Track, frame: tuple[int, int]) -> bool:
+    """Whether a code leaves a thing uncovered wherever they sway."""
+    width, height = frame
+    tall, wide = write_code(code.text, code.look, code.size * height).ink.shape
+    apart_px = (code.sway + thing.sway + thing.size / 2) * height
+    dx, dy = abs(code.x - thing.x) * width, abs(code.y - thing.y) * height
+    return dx > wide / 2 + apart_px or dy > tall / 2 + apart_px
 
 
 def _code_track(

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.needles import ASKS, Haystack, Sizes, ask_for, draw_haystack
 from pipeline.scenes import centre_of, draw_frame
+from schemas.errors import InvariantError
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,26 @@ def test_nothing_else_is_there_while_a_needle_shows(haystack: Haystack) -> None:
         things = [track.name for track in haystack.scene.tracks if track.is_visible(middle)]
         assert things == [needle.companion] * bool(needle.companion)
         assert [c.text for c in haystack.scene.codes if c.is_visible(middle)] == [needle.code]
+
+
+@pytest.mark.parametrize(
+    ("frame", "sizes"), [((256, 192), Sizes()), ((384, 384), Sizes((0.05, 0.085), (0.07, 0.13)))]
+)
+def test_no_code_covers_its_companion(frame: tuple[int, int], sizes: Sizes) -> None:
+    scene = draw_haystack(6, frame, 120.0, 12, 1.0, sizes).scene
+    for code in scene.codes:
+        for time_s in (code.spans_s[0][0], sum(code.spans_s[0]) / 2):
+            bare = draw_frame(replace(scene, codes=(), tracks=()), time_s)
+            thing = (draw_frame(replace(scene, codes=()), time_s) != bare).any(-1)
+            written = (draw_frame(replace(scene, tracks=()), time_s) != bare).any(-1)
+            assert thing.any()
+            assert written.any()
+            assert not (thing & written).any()
+
+
+def test_sizes_that_leave_no_room_are_refused() -> None:
+    with pytest.raises(InvariantError, match="no room"):
+        draw_haystack(6, (256, 192), 60.0, 4, 1.0, Sizes((0.5, 0.6), (0.6, 0.7)))
 
 
 def test_something_else_comes_and_goes(haystack: Haystack) -> None:

@@ -132,6 +132,16 @@ def test_a_time_falls_into_its_pieces(seconds: float, classes: tuple[int, ...]) 
     assert clock_classes(seconds) == classes
 
 
+def test_times_come_again_some_hundreds_of_seconds_later() -> None:
+    alike = 0
+    for seed in range(40):
+        seconds = draw_course(np.random.default_rng(seed), 12, 12).seconds
+        tenths = [round(float(s) * 10) for s in seconds]
+        assert tenths == sorted(set(tenths))
+        alike += len({t % 1000 for t in tenths}) < len(tenths)
+    assert 12 < alike < 32
+
+
 def test_positions_are_those_of_a_long_video(maker: LessonMaker) -> None:
     farthest = 0
     for seed in range(40):

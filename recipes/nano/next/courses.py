@@ -17,6 +17,10 @@ from recipes.nano.next.shape import FAR, HIDDEN
 from recipes.nano.pictures import CLASSES
 
 LATEST_S = 9999.0
+NOISE = (0.006, 0.08)
+"""Of a number of a feature, from–to; the tower's own is 0.009 on ground."""
+ALIKE_ODDS = 0.5
+"""Share of courses in which times differ in their hundreds alone."""
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -98,6 +102,8 @@ def _times(rng: np.random.Generator, count: int) -> tuple[Floats, float]:
         jumps = rng.uniform(size=count) < 0.4
         waits += jumps * rng.exponential(float(np.exp(rng.uniform(0, np.log(400)))), count)
     times = np.cumsum(waits) - waits[0] + step_s / 2
+    if rng.uniform() < ALIKE_ODDS:
+        times = _alike_but_for_hundreds(rng, times)
     room_s = max(1.0, LATEST_S - times[-1])
     times += rng.choice([0.0, np.exp(rng.uniform(0, np.log(room_s))), rng.uniform(0, room_s)])
     if times[-1] > LATEST_S:
@@ -108,28 +114,45 @@ def _times(rng: np.random.Generator, count: int) -> tuple[Floats, float]:
     return times, float(round(times[-1] + step_s, 1))
 
 
+def _alike_but_for_hundreds(rng: np.random.Generator, times: Floats) -> Floats:
+    """The first few times again and again, some hundreds of seconds later each: a long video holds
+    every time so often, and a few drawn ones hardly ever."""
+    own = int(rng.integers(2, max(3, len(times) // 2)))
+    first = times[:own] - times[0]
+    first = first * min(1.0, 95 / max(1.0, float(first[-1])))
+    rounds = -(-len(times) // own)
+    hundreds = np.cumsum(rng.choice([1, 1, 1, 2, 3, 10], rounds)) - 1
+    again: Floats = (100.0 * hundreds[:, None] + first[None]).reshape(-1)[: len(times)]
+    return again + float(times[0])
+
+
 def worded_features(rng: np.random.Generator, course: Course) -> Tensor:
     """(kept tokens, hidden): vectors with noise in place of pictures, faulty as a tower is."""
-    noise = float(rng.uniform(0.03, 0.14))
+    noise = float(np.exp(rng.uniform(*np.log(NOISE))))
     parts = []
     for shown in course.pairs:
         rows = rng.normal(0, noise, (len(shown.kept), HIDDEN)).astype(np.float32)
         place = {at: row for row, at in enumerate(shown.kept)}
         if shown.code:
-            strength = rng.uniform(0.6, 1.05, CODE_LENGTH)
+            strength = _strength(rng) * rng.uniform(0.85, 1.08, CODE_LENGTH)
             vector = _code_vector(shown.code, strength)
-            if rng.uniform() < 0.15:  # One letter is half another.
+            if rng.uniform() < 0.06:  # One letter is half another.
                 vector += _code_vector(near_code(rng, shown.code), np.full(3, 0.35))
                 vector -= _code_vector(shown.code, np.full(3, 0.2))
             rows[place[shown.code_at]] += vector
             if rng.uniform() < 0.4:  # The token beside holds some of it.
                 rows[int(rng.integers(len(rows)))] += vector * rng.uniform(0, 0.6)
         for number, at in zip(shown.things, shown.things_at, strict=True):
-            rows[place[at]] += _CLASS_CODES[number] * rng.uniform(0.6, 1.05)
+            rows[place[at]] += _CLASS_CODES[number] * _strength(rng)
         if rng.uniform() < 0.1:  # Something half seen where nothing is.
             rows[int(rng.integers(len(rows)))] += _ghost(rng)
         parts.append(rows)
     return torch.from_numpy(np.concatenate(parts) + _GROUND)
+
+
+def _strength(rng: np.random.Generator) -> float:
+    """Of a thing or code: in full, or as in a pair that it shows in for a part of its time."""
+    return float(rng.uniform(0.85, 1.08) if rng.uniform() < 0.8 else rng.uniform(0.35, 0.85))
 
 
 _CLASS_CODES = class_codes().numpy()

@@ -25,7 +25,8 @@ CAP_PX = (17.0, 38.0)
 RADIUS_PX = (11.5, 30.0)
 """Half a thing's size as it is seen, from–to; small frames bound it further."""
 BAND_PX = 7.0
-"""So near to a token's edge its neighbour may hold a code too: it is neither told to nor not to."""
+"""So near to a token's edge its neighbour may hold a code or thing too: it is neither told to nor
+not to."""
 
 PATCH_PX = TOKEN_PX // 2
 
@@ -44,7 +45,7 @@ class Pictures:
     letters: Tensor
     """(pairs, tokens, slots) index of the letter, −1 where there is none."""
     is_told: Tensor
-    """(pairs, tokens) bool: off where a code is so near that either is right."""
+    """(pairs, tokens) bool: off where something is so near that either is right."""
     spelt: Tensor
     """(pairs, patches in merge-block order, 2): letter and slot at a letter's middle, else −1."""
 
@@ -113,17 +114,23 @@ def _add_code(
         side = number - 0.5
         blend(frames[number], written, x + dx * side, y + dy * side)
     _, letters, is_told, spelt = labels
-    rows, cols = _near_tokens(y, grid[0]), _near_tokens(x, grid[1])
+    home = _claim_home(is_told, place, grid)
+    letters[home] = torch.tensor([ALPHABET.index(letter) for letter in code])
+    for slot, (letter, letter_x) in enumerate(zip(code, written.letters_x, strict=True)):
+        patch = _patch_at(x - wide / 2 + letter_x, y, grid)
+        spelt[patch] = torch.tensor([ALPHABET.index(letter), slot])
+
+
+def _claim_home(is_told: Tensor, at_px: tuple[float, float], grid: tuple[int, int]) -> int:
+    """The token that holds (x, y); neighbours so near that either is right are no longer told."""
+    cols, rows = (_near_tokens(v, n) for v, n in zip(at_px, (grid[1], grid[0]), strict=True))
     for row, row_is_near in rows:
         for col, col_is_near in cols:
             if row_is_near or col_is_near:
                 is_told[row * grid[1] + col] = False
     home = rows[0][0] * grid[1] + cols[0][0]
-    letters[home] = torch.tensor([ALPHABET.index(letter) for letter in code])
     is_told[home] = True
-    for slot, (letter, letter_x) in enumerate(zip(code, written.letters_x, strict=True)):
-        patch = _patch_at(x - wide / 2 + letter_x, y, grid)
-        spelt[patch] = torch.tensor([ALPHABET.index(letter), slot])
+    return home
 
 
 def _patch_at(x: float, y: float, grid: tuple[int, int]) -> int:
@@ -166,9 +173,9 @@ def _add_thing(
     for number in _frames_shown(rng):
         side = number - 0.5
         _paint(frames[number], (x + dx * side, y + dy * side), radius, stretch, shape, tint)
-    row = min(grid[0] - 1, max(0, int(y // TOKEN_PX)))
-    col = min(grid[1] - 1, max(0, int(x // TOKEN_PX)))
-    labels[0][row * grid[1] + col, colour * len(SHAPES) + shape] = 1
+    things, _, is_told, _ = labels
+    home = _claim_home(is_told, (x, y), grid)
+    things[home, colour * len(SHAPES) + shape] = 1
 
 
 def _paint(
