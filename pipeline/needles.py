@@ -198,7 +198,7 @@ def _is_clear(code: CodeTrack, thing: Track, frame: tuple[int, int]) -> bool:
     tall, wide = write_code(code.text, code.look, code.size * height).ink.shape
     apart_px = (code.sway + thing.sway + thing.size / 2) * height
     dx, dy = abs(code.x - thing.x) * width, abs(code.y - thing.y) * height
-    return dx > wide / 2 + apart_px or dy > tall / 2 + apart_px
+    return bool(dx > wide / 2 + apart_px or dy > tall / 2 + apart_px)
 
 
 def _code_track(
