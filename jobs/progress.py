@@ -73,9 +73,14 @@ class BatchProgress:
         self._bar.stop()
 
     def on_report(self, report: Report) -> None:
-        """A unit tells how many of its seconds are in the KV cache. Called from any thread."""
+        """A unit tells how many of its seconds are in the KV cache. Called from any thread.
+
+        What is taken back, as a needle's pass does and a second try, moves nothing until it is made
+        up for: a bar that runs backwards tells nobody when it ends.
+        """
+        unit, seconds = report["unit"], report["seconds"]
         with self._lock:
-            self._done_by_unit[report["unit"]] = report["seconds"]
+            self._done_by_unit[unit] = max(seconds, self._done_by_unit.get(unit, 0.0))
             self._show()
 
     def on_end(self, key: str) -> None:

@@ -12,24 +12,30 @@ from recipes.nano.next.shape import RUNS
 
 
 def steps(threads: int) -> list[tuple[str, str, list[str]]]:
-    """(name, module, arguments), in order. Reading is learnt twice, the second time from a lower
-    rate; matching four times: then on full lessons, mostly by things, which come late, and last
-    evenly, because what is asked seldom is forgotten."""
+    """(name, module, arguments), in order. Reading is learnt three times, each from a lower rate;
+    matching five times: then on full lessons, mostly by things, which come late, and last evenly,
+    because what is asked seldom is forgotten."""
     few = ["--threads", str(threads)]
     see_on = ["--begin", "reader.pt", "--name", "reader2.pt", "--lr", "8e-4", "--steps", "4000"]
+    see_more = ["--begin", "reader2.pt", "--name", "reader3.pt", "--lr", "8e-4", "--steps", "4200"]
     match_on = ["--begin", "decoder.pt", "--name", "decoder2.pt", "--steps", "4000"]
     match_on += ["--lr", "1.5e-3", "--decline", "1.0", "--knowing", "0", "--seed", "1"]
     things = ["--begin", "decoder2.pt", "--name", "decoder3.pt", "--steps", "2900", "--things"]
     things += ["--lr", "9e-4", "--decline", "1.0", "--knowing", "0", "--seed", "2"]
-    even = ["--begin", "decoder3.pt", "--name", "decoder4.pt", "--steps", "1700"]
-    even += ["--lr", "1.1e-3", "--decline", "1.0", "--knowing", "0", "--seed", "3"]
+    even = ["--begin", "decoder3.pt", "--name", "decoder4.pt", "--steps", "4000"]
+    even += ["--lr", "1.2e-3", "--decline", "1.0", "--knowing", "0", "--seed", "3"]
+    last = ["--begin", "decoder4.pt", "--name", "decoder5.pt", "--steps", "2000"]
+    last += ["--lr", "9e-4", "--decline", "1.0", "--knowing", "0", "--seed", "4"]
+    names = ["--naming", "0.5"]
     return [
         ("see", "see", few),
-        ("see_on", "see", [*few, *see_on, "--decline", "0.9"]),
+        ("see_on", "see", [*few, *see_on, "--decline", "0.9", "--seed", "1"]),
+        ("see_more", "see", [*few, *see_more, "--decline", "1.0", "--seed", "2"]),
         ("retrieve", "retrieve", few),
         ("retrieve_on", "retrieve", [*few, *match_on]),
         ("retrieve_things", "retrieve", [*few, *things]),
-        ("retrieve_even", "retrieve", [*few, *even]),
+        ("retrieve_even", "retrieve", [*few, *even, *names]),
+        ("retrieve_last", "retrieve", [*few, *last, *names]),
         ("export", "export", []),
     ]
 
