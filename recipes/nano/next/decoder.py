@@ -21,9 +21,9 @@ from recipes.nano.next.lessons import CLOCK, LETTERS, NAMED, THING, Sheet
 from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN, ID
 
 _SHUT = -1e9
-LOUDEST_THINGS, LOUDEST_CODES = 4.0, 2.0
-"""A million tokens hold a thousand times a lesson's ground, fifty times its things, and no more
-than seven times its codes."""
+LOUDEST_THINGS, LOUDEST_CODES = 7.0, 2.0
+"""A million tokens hold a thousand times a lesson's ground, a thing that comes and goes in a
+thousand pairs, and no more than seven times its codes."""
 
 
 @dataclass(frozen=True, slots=True)
