@@ -57,7 +57,7 @@ class Sheet:
 
 ABSENT: dict[Kind, float] = {"when": 0.15, "code_with": 0.3}
 """Share of the questions of a kind that are about what is never shown."""
-MORE_ABSENT: dict[Kind, float] = {"when": 0.3, "code_with": 0.4}
+MORE_ABSENT: dict[Kind, float] = {"when": 0.4, "code_with": 0.5}
 FIRST_ODDS = (0.45, 0.3, 0.15, 0.05, 0.05)
 """Of the kinds, in order. Times are learnt first: what is matched by things comes later."""
 EVEN_ODDS = (0.32, 0.28, 0.3, 0.05, 0.05)
@@ -260,7 +260,7 @@ def _absent(rng: np.random.Generator, course: Course, kind: Kind) -> Asked | Non
     """A question about what is never shown, or what never shows with a code."""
     if kind == "when":
         used = sorted({pair.code for pair in course.pairs if pair.code})
-        is_near = used and rng.uniform() < 0.6
+        is_near = used and rng.uniform() < 0.75
         code = near_code(rng, str(rng.choice(used))) if is_near else random_code(rng)
         if code in used:
             return None

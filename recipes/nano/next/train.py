@@ -24,7 +24,7 @@ def steps(threads: int) -> list[tuple[str, str, list[str]]]:
     things += ["--lr", "9e-4", "--decline", "1.0", "--knowing", "0", "--seed", "2"]
     even = ["--begin", "decoder3.pt", "--name", "decoder4.pt", "--steps", "4000"]
     even += ["--lr", "1.2e-3", "--decline", "1.0", "--knowing", "0", "--seed", "3"]
-    last = ["--begin", "decoder4.pt", "--name", "decoder5.pt", "--steps", "2000"]
+    last = ["--begin", "decoder4.pt", "--name", "decoder5.pt", "--steps", "5000"]
     last += ["--lr", "9e-4", "--decline", "1.0", "--knowing", "0", "--seed", "4"]
     names = ["--naming", "0.5"]
     return [
