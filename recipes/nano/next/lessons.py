@@ -150,15 +150,14 @@ class LessonMaker:
             pads[at]: number for at, number in zip(shown.things_at, shown.things, strict=True)
         }
         code_column = pads[shown.code_at] if shown.code else len(sheet.ids)
+        earlier = [column for column in things if column < code_column]
         # What stands alone says so: left alone, it took the letters of some other pair's code.
-        alone = [column for column in things if column < code_column]
-        sheet.looks += [(1, 0, column, [NOTHING]) for column in alone]
+        sheet.looks += [(1, 0, column, [NOTHING]) for column in earlier]
         if not shown.code:
             return
         sheet.looks.append((0, 0, code_column, [code_column]))
         sheet.knows.append((code_column, LETTERS, letter_classes(shown.code)))
-        earlier = [column for column in things if column < code_column]
-        if shown.code_at not in shown.things_at:
+        if earlier or shown.code_at not in shown.things_at:
             sheet.looks.append((1, 0, code_column, earlier or [NOTHING]))
         for column, number in things.items():
             if column > code_column:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -108,9 +107,9 @@ def reading_loss(
     return 0.5 * distance + spelling + 0.5 * naming + probed, told_numbers
 
 
-def _draw(rng: np.random.Generator, tokens: int) -> tuple[Pictures, tuple[int, int]]:
+def _draw(rng: np.random.Generator) -> tuple[Pictures, tuple[int, int]]:
     grid = GRIDS[int(rng.choice(len(GRIDS), p=GRID_ODDS))]
-    count = max(1, tokens // (grid[0] * grid[1]))
+    count = max(1, TOKENS_PER_STEP // (grid[0] * grid[1]))
     return draw_pictures(count, grid, rng, items=float(rng.uniform(0.5, 2.2))), grid
 
 
@@ -191,7 +190,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="reader.pt")
     parser.add_argument("--begin", default="", help="run to go on from, or 'published'")
-    parser.add_argument("--tokens", type=int, default=TOKENS_PER_STEP, help="tokens per step")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     RUNS.mkdir(parents=True, exist_ok=True)
@@ -211,8 +209,7 @@ def main() -> None:
             print(try_out(reader.model), flush=True)
         return told
 
-    draw = partial(_draw, tokens=options.tokens)
-    with DrawnAhead(draw, options.seed, options.steps) as drawn:
+    with DrawnAhead(_draw, options.seed, options.steps) as drawn:
         loop.run(one)
     print(try_out(reader.model, 160), flush=True)
 
