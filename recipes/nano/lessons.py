@@ -138,7 +138,7 @@ class LessonMaker:
                 member = int(members.pop())
                 picked.append(self._ask(rng, course.classes[member], course.spans[member], course))
             else:
-                picked.append(self._ask(rng, _absent(rng, course.classes), (), course))
+                picked.append(self._ask(rng, absent_class(rng, course.classes), (), course))
         return picked
 
     def _ask(
@@ -320,7 +320,7 @@ def _targets(
     )
 
 
-def _absent(rng: np.random.Generator, present: tuple[int, ...]) -> int:
+def absent_class(rng: np.random.Generator, present: tuple[int, ...]) -> int:
     """A thing that the cast lacks, mostly one that shares colour or shape with a member."""
     while True:
         number = int(rng.integers(len(CLASSES)))

@@ -31,9 +31,7 @@ _TEMPLATE = """{% for message in messages %}<|im_start|>{{ message.role }}
 {% endif %}"""
 
 
-# Fixed wording of prompts and answers, one token each: nano's contexts are short of tokens, and
-# words that never change teach nothing.
-_PHRASES = (
+PHRASES = (
     "\nThe video runs from ",
     " seconds. Find every time span in which this is visible:",
     ". Answer in JSON with the start and end of each span in seconds, in order of time, "
@@ -42,6 +40,8 @@ _PHRASES = (
     '"start": ',
     ', "end": ',
 )
+"""Fixed wording of prompts and answers, one token each: nano's contexts are short of tokens, and
+words that never change teach nothing."""
 
 
 def _corpus() -> Iterator[str]:
@@ -61,7 +61,7 @@ def _corpus() -> Iterator[str]:
 def build(more: tuple[str, ...] = ()) -> Tokenizer:
     """Train the tokenizer; the corpus is fixed, so the result is too. `more` phrases become tokens,
     and the vocabulary stays as large as it is."""
-    phrases = (*_PHRASES, *more)
+    phrases = (*PHRASES, *more)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

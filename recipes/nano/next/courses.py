@@ -52,6 +52,8 @@ class Course:
     """Positions left out before each pair: far things come near in few tokens."""
     start: int
     """Position of the first token."""
+    strengths: tuple[tuple[float, ...], ...] = ()
+    """Of each pair's things, where they are not left to chance."""
 
 
 def draw_course(rng: np.random.Generator, count: int, tokens: int) -> Course:
@@ -129,30 +131,47 @@ def _alike_but_for_hundreds(rng: np.random.Generator, times: Floats) -> Floats:
 def worded_features(rng: np.random.Generator, course: Course) -> Tensor:
     """(kept tokens, hidden): vectors with noise in place of pictures, faulty as a tower is."""
     noise = float(np.exp(rng.uniform(*np.log(NOISE))))
+    full = _full_pairs(rng, course)
     parts = []
-    for shown in course.pairs:
+    for number, shown in enumerate(course.pairs):
         rows = rng.normal(0, noise, (len(shown.kept), HIDDEN)).astype(np.float32)
         place = {at: row for row, at in enumerate(shown.kept)}
         if shown.code:
-            strength = _strength(rng) * rng.uniform(0.85, 1.08, CODE_LENGTH)
+            strength = _strength(rng, number in full) * rng.uniform(0.85, 1.08, CODE_LENGTH)
             vector = _code_vector(shown.code, strength)
-            if rng.uniform() < 0.06:  # One letter is half another.
+            if rng.uniform() < 0.03:  # One letter is half another.
                 vector += _code_vector(near_code(rng, shown.code), np.full(3, 0.35))
                 vector -= _code_vector(shown.code, np.full(3, 0.2))
             rows[place[shown.code_at]] += vector
             if rng.uniform() < 0.4:  # The token beside holds some of it.
                 rows[int(rng.integers(len(rows)))] += vector * rng.uniform(0, 0.6)
-        for number, at in zip(shown.things, shown.things_at, strict=True):
-            rows[place[at]] += _CLASS_CODES[number] * _strength(rng)
+        told = course.strengths[number] if course.strengths else None
+        for k, (thing, at) in enumerate(zip(shown.things, shown.things_at, strict=True)):
+            strength_k = told[k] if told else _strength(rng, number in full)
+            rows[place[at]] += _CLASS_CODES[thing] * strength_k
         if rng.uniform() < 0.1:  # Something half seen where nothing is.
             rows[int(rng.integers(len(rows)))] += _ghost(rng)
         parts.append(rows)
     return torch.from_numpy(np.concatenate(parts) + _GROUND)
 
 
-def _strength(rng: np.random.Generator) -> float:
+def _full_pairs(rng: np.random.Generator, course: Course) -> set[int]:
+    """One pair of each run in which the same is shown: whatever is sampled as it should be shows in
+    full in one pair. Lessons in which it never did taught to take near misses for it."""
+    runs: list[list[int]] = []
+    for number, shown in enumerate(course.pairs):
+        before = course.pairs[number - 1] if number else None
+        if before is None or (before.code, before.things) != (shown.code, shown.things):
+            runs.append([])
+        runs[-1].append(number)
+    return {int(rng.choice(run)) for run in runs}
+
+
+def _strength(rng: np.random.Generator, is_full: bool) -> float:
     """Of a thing or code: in full, or as in a pair that it shows in for a part of its time."""
-    return float(rng.uniform(0.85, 1.08) if rng.uniform() < 0.8 else rng.uniform(0.35, 0.85))
+    if is_full or rng.uniform() < 0.7:
+        return float(rng.uniform(0.88, 1.08))
+    return float(rng.uniform(0.35, 0.88))
 
 
 _CLASS_CODES = class_codes().numpy()

@@ -17,10 +17,24 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import rotate_half
 
 from pipeline.lettering import ALPHABET, CODE_LENGTH
 from recipes.nano.codes import CODE_NORM, class_codes
-from recipes.nano.next.lessons import CLOCK, LETTERS, NAMED, THING, Sheet
+from recipes.nano.next.lessons import (
+    CHANGED,
+    CLOCK,
+    COMING,
+    GOING,
+    LETTERS,
+    NAMED,
+    SEEN,
+    THING,
+    UNLINKED,
+    Sheet,
+)
 from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN, ID
+from recipes.nano.pictures import CLASSES
 
 _SHUT = -1e9
+STATE_OF = {NAMED: 0, SEEN: 0, LETTERS: 1, CLOCK: 1, THING: 1, CHANGED: 1, COMING: 2, GOING: 2}
+"""The layer behind which a token should know it."""
 LOUDEST_THINGS, LOUDEST_CODES = 7.0, 2.0
 """A million tokens hold a thousand times a lesson's ground, a thing that comes and goes in a
 thousand pairs, and no more than seven times its codes."""
@@ -108,6 +122,10 @@ def join(sheets: list[Sheet], features: list[Tensor], loudness: list[Loudness]) 
     for i, sheet in enumerate(sheets):
         for row, columns in sheet.exempt:
             bias[i, row, columns] = 0
+        for column, only in sheet.hidden:
+            bias[i, column + 1 :, column] = _SHUT
+            if only is not None:
+                bias[i, only, column] = 0
     return Lesson(
         ids,
         positions,
@@ -150,7 +168,7 @@ def _looks(sheets: list[Sheet], total: int) -> tuple[Looks, ...]:
 
 def _knows(sheets: list[Sheet]) -> dict[int, Knows]:
     out = {}
-    for what in (LETTERS, CLOCK, THING, NAMED):
+    for what in STATE_OF:
         rows = [
             (i, at, *classes)
             for i, sheet in enumerate(sheets)
@@ -239,9 +257,13 @@ class Probes(nn.Module):
     of 36 were one for 12,000 steps.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, with_spans: bool = False) -> None:
         super().__init__()
         sizes = {LETTERS: [len(ALPHABET)] * CODE_LENGTH, CLOCK: [101, 100, 10]}
+        if with_spans:
+            link = [highest + 1 for highest in UNLINKED]
+            sizes |= {COMING: link, GOING: link, SEEN: [len(CLASSES)]}
+            sizes[CHANGED] = [2 * len(CLASSES)]
         self.heads = nn.ModuleDict(
             {
                 str(what): nn.ModuleList(nn.Linear(HIDDEN, n) for n in own)
@@ -254,7 +276,7 @@ class Probes(nn.Module):
         """From the hidden states (B, N, hidden) after each layer."""
         out = {}
         for what, knows in lesson.knows.items():
-            own = states[0 if what == NAMED else 1][knows.of, knows.at].float()
+            own = states[STATE_OF[what]][knows.of, knows.at].float()
             out[f"know{what}"] = self._loss(what, own, knows.classes)
         return out
 
@@ -263,11 +285,19 @@ class Probes(nn.Module):
             scores = F.rms_norm(own, (HIDDEN,)) @ self.names.T  # type: ignore[operator]
             return F.cross_entropy(scores, classes[:, 0])
         heads = list(self.heads[str(what)].children())
+        if what not in (LETTERS, CLOCK):
+            own = F.rms_norm(own, (HIDDEN,))
+        if what in (SEEN, CHANGED):
+            return _set_loss(heads[0](own), classes.float())
         parts = [F.cross_entropy(head(own), classes[:, k]) for k, head in enumerate(heads)]
         return torch.stack(parts).sum()
 
 
-_NAMES = (f"know{THING}", f"know{NAMED}")
+def _set_loss(logits: Tensor, wanted: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(-1).mean()
+
+
+_EASY = (f"know{LETTERS}", f"know{CLOCK}")
 
 
 def lesson_loss(
@@ -292,7 +322,7 @@ def lesson_loss(
     knows = probes.losses(layers, lesson)
     helped = looking * torch.stack(list(looks.values())).sum()
     for name, value in knows.items():
-        helped = helped + (naming if name in _NAMES else knowing) * value
+        helped = helped + (knowing if name in _EASY else naming) * value
     free = weights > 0.5
     right = (logits.argmax(-1) == labels)[free].float().mean()
     told = {"answer": answer, "tokens": right, **looks, **knows}

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from pipeline.lettering import ALPHABET, near_code, random_code
 from pipeline.needles import ASKS, NONE, Kind
 from recipes.nano.next.courses import Course, Shown
-from recipes.nano.next.shape import ID
+from recipes.nano.next.shape import HEADS, ID, LAYERS
 from recipes.nano.next.tokenizer import ANSWER, BEFORE, CLOSE, CLOSINGS, OPENINGS, TO
 from recipes.nano.pictures import CLASSES
 from schemas.time import timestamp_text
@@ -21,6 +21,8 @@ from schemas.time import timestamp_text
 KINDS: tuple[Kind, ...] = tuple(ASKS)
 NO_HUNDREDS = 100
 """The class of a time below 100 seconds, which has no piece of hundreds."""
+UNLINKED = (101, 100, 10)
+"""The clock classes of no time at all."""
 
 NOTHING = 0
 """Column that is looked at where no place tells an answer: the prompt's first token."""
@@ -45,7 +47,9 @@ class Sheet:
     exempt: list[tuple[int, list[int]]] = field(default_factory=list)
     """(row, columns): what is not made louder for a row that asks."""
     holds: dict[int, int] = field(default_factory=dict)
-    """LETTERS or THING for each column of a picture that holds one; others are ground."""
+    """LETTERS or THING: as loud as these, for each column that holds more than ground."""
+    hidden: list[tuple[int, int | None]] = field(default_factory=list)
+    """(column, row): what only that one row sees, if any."""
 
     def say(self, ids: list[int], at: int, owner: int) -> int:
         """Text from position `at`; returns the next position."""
@@ -62,11 +66,14 @@ FIRST_ODDS = (0.45, 0.3, 0.15, 0.05, 0.05)
 """Of the kinds, in order. Times are learnt first: what is matched by things comes later."""
 EVEN_ODDS = (0.32, 0.28, 0.3, 0.05, 0.05)
 THING_ODDS = (0.25, 0.15, 0.5, 0.05, 0.05)
-LETTERS, CLOCK, THING, NAMED = 0, 1, 2, 3
-"""What tokens are asked to know; NAMED: a thing, behind the first layer already."""
-HEADS_OF = {LETTERS: (0, 1), CLOCK: (0, 1, 2, 3), THING: (2, 3)}
-"""Heads of the last layer that match what is asked by it; the others look at `NOTHING`. A head that
-matched both would keep 97 directions apart in the 29 numbers that far positions leave alone."""
+LETTERS, CLOCK, THING, NAMED, SEEN, CHANGED, COMING, GOING = range(8)
+"""What tokens are asked to know; NAMED: a thing, behind the first layer already. Of the tokens that
+end pairs: things SEEN in the pair (36 × 0 or 1), CHANGED (36 that come, 36 that go), and the clock
+classes of the last time that what is COMING went, or what is GOING came."""
+HEADS_OF = {LETTERS: (0, 1), THING: (2,), CLOCK: (3,)}
+"""Heads of the last layer that match what is asked by it; the others look at `NOTHING`. A key holds
+all that its head matches within one norm: with the time in it a whole code was 5 above one that
+lacks a letter, of scores of 28."""
 FIRST_COUNTS = 3
 """Times that an answer's first token is told where to look: it decides whether there is any."""
 
@@ -79,8 +86,9 @@ class LessonMaker:
         tokenizer: Tokenizer,
         odds: tuple[float, ...] = FIRST_ODDS,
         absent: dict[Kind, float] | None = None,
+        match_layer: int = LAYERS - 1,
     ) -> None:
-        self._tokenizer, self._odds = tokenizer, odds
+        self._tokenizer, self._odds, self.match_layer = tokenizer, odds, match_layer
         self._absent = ABSENT if absent is None else absent
         self._cache: dict[str, list[int]] = {}
 
@@ -95,18 +103,24 @@ class LessonMaker:
         self, rng: np.random.Generator, course: Course, grid: tuple[int, int], questions: int
     ) -> Sheet:
         """A video and as many questions as it allows, at most `questions`."""
-        sheet = Sheet()
-        at = sheet.say(self.encode("<|im_start|>user\n"), course.start, -1)
-        pads: list[dict[int, int]] = []
-        for number, shown in enumerate(course.pairs):
-            at, own = self._pair(sheet, course, number, at + int(course.gaps[number]), grid)
-            pads.append(own)
-            self._teach_pair(rng, sheet, shown, own, float(course.seconds[number]))
+        sheet, pads, at = self.video(rng, course, grid)
         for number in range(questions):
             asked = _draw_question(rng, course, self._odds, self._absent)
             if asked is not None:
                 self._ask(sheet, course, asked, pads, at, -2 - number)
         return sheet
+
+    def video(
+        self, rng: np.random.Generator, course: Course, grid: tuple[int, int]
+    ) -> tuple[Sheet, list[dict[int, int]], int]:
+        """A sheet without questions, each pair's columns by merged token, and the next position."""
+        sheet, pads = Sheet(), []
+        at = sheet.say(self.encode("<|im_start|>user\n"), course.start, -1)
+        for number, shown in enumerate(course.pairs):
+            at, own = self._pair(sheet, course, number, at + int(course.gaps[number]), grid)
+            pads.append(own)
+            self._teach_pair(rng, sheet, shown, own, float(course.seconds[number]))
+        return sheet, pads, at
 
     def _pair(
         self, sheet: Sheet, course: Course, number: int, at: int, grid: tuple[int, int]
@@ -206,8 +220,9 @@ class LessonMaker:
             sheet.looks.append((1, 0, row, [gather]))
             own = HEADS_OF[asked.what]
             times = FIRST_COUNTS if k == 0 else 1
-            sheet.looks += [(2, head, row, columns) for head in own] * times
-            sheet.looks += [(2, head, row, [NOTHING]) for head in range(4) if head not in own]
+            last = self.match_layer
+            sheet.looks += [(last, head, row, columns) for head in own] * times
+            sheet.looks += [(last, h, row, [NOTHING]) for h in range(HEADS) if h not in own]
             sheet.knows.append((row, asked.what, asked.classes))
 
     def _teach_gather(self, sheet: Sheet, asked: Asked, gather: int, kind_at: int) -> None:

@@ -28,16 +28,22 @@ from recipes.nano.next.lessons import (
     LessonMaker,
 )
 from recipes.nano.next.progress import Loop, rate
-from recipes.nano.next.shape import PUBLISHED, RUNS, config, published_part
+from recipes.nano.next.shape import LAYERS, PUBLISHED, RUNS, config, published_part
+from recipes.nano.next.span_courses import draw_spans
+from recipes.nano.next.span_lessons import SpanLessons
 from recipes.nano.optimizers import Optimizers
 
 GRIDS = ((2, 2), (2, 3), (2, 4), (3, 4), (3, 5), (4, 6), (6, 8), (8, 8), (7, 12), (12, 12))
 QUESTIONS = 8
 TOKENS_PER_PAIR, TOKENS_PER_QUESTION = 14, 26
+SPAN_QUESTIONS, TOKENS_PER_SPAN_QUESTION = 4, 50
 LOUDEST = 8.0
 """log of how many times ground counts at most: a million tokens against a few hundred."""
-FIRST_GAIN = 1.5
-"""Where the gains of queries and keys begin: with 1, scores reach 8 at most, and ln(10⁶) is 14."""
+FIRST_GAINS = (1.5, 1.5, 2.2)
+"""Where each layer's gains of queries and keys begin: with 1, scores reach 8 at most, and ln(10⁶)
+is 14. The last tells what misses a letter from what misses none."""
+EARLY = 0.25
+"""Share of the steps in which lessons grow and tokens are told what to know."""
 
 
 @dataclass(slots=True)
@@ -56,8 +62,9 @@ class Trainer:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        self.model.model.language_model.load_state_dict(state["text"])
-        self.probes.load_state_dict(state["probes"])
+        text = self.model.model.language_model
+        text.load_state_dict(grown(state["text"], len(text.layers)))
+        self.probes.load_state_dict(state["probes"], strict=False)
         if "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
 
@@ -66,12 +73,29 @@ class Trainer:
         self.model.model.language_model.load_state_dict(published_part("model.language_model."))
 
 
-def new_trainer(seed: int, lr: float) -> Trainer:
-    model, probes = new_model(seed, config()), Probes()
+def grown(text: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
+    """A decoder of three layers as one of four: a layer that adds nothing yet stands before the
+    last. Its queries, keys and gates begin as those of the layer before it."""
+    last = f"layers.{LAYERS - 1}."
+    if layers == LAYERS or any(name.startswith(f"layers.{layers - 1}.") for name in text):
+        return text
+    out = {name: part for name, part in text.items() if not name.startswith(last)}
+    for name, part in text.items():
+        if name.startswith(last):
+            out[name.replace(last, f"layers.{LAYERS}.", 1)] = part
+        if name.startswith(f"layers.{LAYERS - 2}."):
+            is_output = name.endswith(("o_proj.weight", "down_proj.weight"))
+            new = name.replace(f"layers.{LAYERS - 2}.", last, 1)
+            out[new] = torch.zeros_like(part) if is_output else part.clone()
+    return out
+
+
+def new_trainer(seed: int, lr: float, layers: int = LAYERS) -> Trainer:
+    model, probes = new_model(seed, config(layers)), Probes(with_spans=layers > LAYERS)
     text = model.model.language_model
-    for layer in text.layers:
-        nn.init.constant_(layer.self_attn.q_norm.weight, FIRST_GAIN)
-        nn.init.constant_(layer.self_attn.k_norm.weight, FIRST_GAIN)
+    for layer, gain in zip(text.layers, FIRST_GAINS[: layers - 1] + FIRST_GAINS[-1:], strict=True):
+        nn.init.constant_(layer.self_attn.q_norm.weight, gain)
+        nn.init.constant_(layer.self_attn.k_norm.weight, gain)
     own = list(text.layers.parameters())
     rest = [p for p in own if p.ndim < 2] + list(probes.parameters())
     rest += [text.embed_tokens.weight, text.norm.weight]
@@ -87,15 +111,40 @@ def draw_lesson(
     loudest: float,
 ) -> Lesson:
     """A batch of about `tokens` tokens, rows of one length."""
-    count = int(np.exp(rng.uniform(np.log(pairs[0]), np.log(pairs[1] + 1))))
-    size = max(1, min(32, tokens // (count * TOKENS_PER_PAIR + QUESTIONS * TOKENS_PER_QUESTION)))
-    grids = [GRIDS[int(rng.integers(len(GRIDS)))] for _ in range(size)]
+    count, grids = _draw_sizes(rng, pairs, tokens, QUESTIONS * TOKENS_PER_QUESTION)
     courses = [draw_course(rng, count, rows * cols) for rows, cols in grids]
     sheets = [
         maker.row(rng, course, grid, QUESTIONS) for course, grid in zip(courses, grids, strict=True)
     ]
     features = [worded_features(rng, course) for course in courses]
-    return join(sheets, features, draw_loudness(rng, size, loudest))
+    return join(sheets, features, draw_loudness(rng, len(sheets), loudest))
+
+
+def draw_span_lesson(
+    rng: np.random.Generator,
+    lessons: SpanLessons,
+    *,
+    pairs: tuple[int, int],
+    tokens: int,
+    loudest: float,
+) -> Lesson:
+    """The same, of `find` questions."""
+    count, grids = _draw_sizes(rng, pairs, tokens, SPAN_QUESTIONS * TOKENS_PER_SPAN_QUESTION)
+    drawn = [draw_spans(rng, count, rows * cols) for rows, cols in grids]
+    sheets = [
+        lessons.row(rng, own, grid, SPAN_QUESTIONS) for own, grid in zip(drawn, grids, strict=True)
+    ]
+    features = [worded_features(rng, own.course) for own in drawn]
+    return join(sheets, features, draw_loudness(rng, len(sheets), loudest))
+
+
+def _draw_sizes(
+    rng: np.random.Generator, pairs: tuple[int, int], tokens: int, asked: int
+) -> tuple[int, list[tuple[int, int]]]:
+    """Pairs of each row and a grid for each of as many rows as `tokens` hold."""
+    count = int(np.exp(rng.uniform(np.log(pairs[0]), np.log(pairs[1] + 1))))
+    size = max(1, min(32, tokens // (count * TOKENS_PER_PAIR + asked)))
+    return count, [GRIDS[int(rng.integers(len(GRIDS)))] for _ in range(size)]
 
 
 @torch.no_grad()
@@ -139,13 +188,17 @@ def main() -> None:
     parser.add_argument("--begin", default="", help="run to go on from, or 'published'")
     parser.add_argument("--until", type=int, help="stop behind this step of the schedule")
     parser.add_argument("--things", action="store_true", help="ask by things more often than not")
+    parser.add_argument("--spans", type=float, default=0.0, help="share of lessons about spans")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     RUNS.mkdir(parents=True, exist_ok=True)
     tokenizer: Tokenizer = tokenizer_step.build()
-    early = LessonMaker(tokenizer, FIRST_ODDS, ABSENT)
-    later = LessonMaker(tokenizer, THING_ODDS if options.things else EVEN_ODDS, MORE_ABSENT)
-    trainer = new_trainer(options.seed, options.lr)
+    layers = LAYERS + (options.spans > 0)
+    odds = THING_ODDS if options.things else EVEN_ODDS
+    early = LessonMaker(tokenizer, FIRST_ODDS, ABSENT, layers - 1)
+    later = LessonMaker(tokenizer, odds, MORE_ABSENT, layers - 1)
+    spans = SpanLessons(later)
+    trainer = new_trainer(options.seed, options.lr, layers)
     until = options.until or options.steps
     loop = Loop(RUNS / options.name, until, options.seed, trainer.state, trainer.load)
     loop.resume(RUNS / options.begin if options.begin not in ("", PUBLISHED) else None)
@@ -154,22 +207,23 @@ def main() -> None:
 
     def one(rng: np.random.Generator, step: int) -> dict[str, float]:
         share = 1.0 if options.begin else step / options.steps
-        longest = 4 + int(24 * min(1.0, share / 0.25))
+        longest = 4 + int(24 * min(1.0, share / EARLY))
         loudest = LOUDEST * min(1.0, share / 0.3)
-        maker = early if share < 0.25 else later
-        lesson = draw_lesson(
-            rng,
-            maker,
-            pairs=(3, longest),
-            tokens=options.tokens,
-            loudest=loudest,
-        )
+        maker = early if share < EARLY else later
+        if options.spans and rng.uniform() < options.spans:
+            lesson = draw_span_lesson(
+                rng, spans, pairs=(3, 40), tokens=options.tokens, loudest=loudest
+            )
+        else:
+            lesson = draw_lesson(
+                rng, maker, pairs=(3, longest), tokens=options.tokens, loudest=loudest
+            )
         loss, told = lesson_loss(
             trainer.model,
             trainer.probes,
             lesson,
             looking=options.looking,
-            knowing=options.knowing,
+            knowing=options.knowing if share < EARLY else 0.0,
             naming=options.naming,
         )
         trainer.optimizer.set_lr(rate(options.lr, step, options.steps, options.decline))

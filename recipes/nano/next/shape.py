@@ -17,18 +17,20 @@ CONTEXT = 1_048_576
 """A million tokens; positions grow slower, see `FAR`."""
 FAR = 160_000
 """Positions that a million tokens of video reach, with room: a pair of 12 × 12 takes 21."""
-ROPE_THETA = 1e10
+ROPE_THETA = 1e13
+"""So slow that 37 of a head's 64 numbers turn less than half a radian over `FAR`: what is matched
+by content must not depend on where it stands. The faster ones find what is a few tokens back."""
 
 
 PUBLISHED = "published"
 """Stands for a run where training goes on from the checkpoint in use."""
 
 
-def config() -> dict[str, Any]:
+def config(layers: int = LAYERS) -> dict[str, Any]:
     """config.json of the checkpoint, as it is trained."""
     settings = first.config()
     settings["text_config"] |= {
-        "num_hidden_layers": LAYERS,
+        "num_hidden_layers": layers,
         "num_attention_heads": HEADS,
         "num_key_value_heads": HEADS,
         "head_dim": HEAD_DIM,
@@ -38,9 +40,9 @@ def config() -> dict[str, Any]:
     return settings
 
 
-def published() -> dict[str, Any]:
+def published(layers: int = LAYERS) -> dict[str, Any]:
     """config() with what weights are published in: master weights stay in float32."""
-    settings = config()
+    settings = config(layers)
     for section in (settings, settings["text_config"], settings["vision_config"]):
         section["dtype"] = "bfloat16"
     return settings

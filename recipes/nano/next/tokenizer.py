@@ -12,6 +12,7 @@ from recipes.nano import tokenizer as first
 from recipes.nano.next.shape import CONTEXT
 
 BEFORE, TO = "\nThe video runs from ", " to "
+FIND, FIND_CLOSE, EVENTS, SPAN_START, SPAN_END = first.PHRASES[1:]
 ANSWER, CLOSE = '{"answer": "', '"}'
 _AFTER = " Answer in JSON."
 

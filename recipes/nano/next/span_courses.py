@@ -1,0 +1,124 @@
+"""Step 2c: courses of spans. A few things that come and go, drawn at random."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from recipes.nano.next.courses import LATEST_S, Course, Floats, Ints, Shown
+from recipes.nano.pictures import CAST_SIZE, CLASSES
+
+FAR = 40_000
+"""Positions that 32K tokens of video reach, with room."""
+MOST_EVENTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class SpanCourse:
+    """A course and, for each of its things, half-open spans of pairs."""
+
+    course: Course
+    spans: dict[int, tuple[tuple[int, int], ...]]
+    hidden: frozenset[int]
+    """Pairs behind a gap. The token that ends one is seen by the next pair alone: it cannot tell
+    what was before, and there is no such pair in a real video."""
+
+
+def draw_spans(rng: np.random.Generator, count: int, tokens: int) -> SpanCourse:
+    """`count` pairs of `tokens` merged tokens, in which a few things come and go."""
+    spans = {thing: _comings(rng, count) for thing in _cast(rng)}
+    shown: list[dict[int, float]] = [{} for _ in range(count)]
+    places = [_drift(rng, count, tokens) for _ in spans]
+    for thing, own in spans.items():
+        for start, end in own:
+            for pair in range(start, end):
+                is_edge = pair in (start, end - 1) and end - start > 1
+                low = 0.5 if is_edge and rng.uniform() < 0.4 else 0.9
+                shown[pair][thing] = float(rng.uniform(low, 1.08))
+    extra = int(rng.integers(2, 5))
+    pairs = []
+    for number, own_shown in enumerate(shown):
+        at = tuple(
+            int(place[number])
+            for place, thing in zip(places, spans, strict=True)
+            if thing in own_shown
+        )
+        kept = np.union1d(np.asarray(at, dtype=np.int64), rng.integers(0, tokens, extra))
+        kept_at = tuple(int(k) for k in kept)
+        pairs.append(Shown("", tuple(t for t in spans if t in own_shown), -1, at, kept_at))
+    strengths = tuple(tuple(own[t] for t in spans if t in own) for own in shown)
+    still = [i for i in range(1, count) if shown[i].keys() == shown[i - 1].keys()]
+    hidden = _gaps_before(rng, still)
+    seconds, gaps = _times_and_gaps(rng, count, hidden)
+    step_s = float(seconds[-1] - seconds[-2]) / 2 if count > 1 else 0.5
+    room = max(1, FAR - int(gaps.sum()) - 40 * count)
+    start = int(rng.integers(room)) if rng.uniform() < 0.6 else 0
+    end_s = round(float(seconds[-1]) + max(0.1, step_s), 1)
+    course = Course(tuple(pairs), seconds, end_s, gaps, start, strengths)
+    return SpanCourse(course, spans, hidden)
+
+
+def _cast(rng: np.random.Generator) -> list[int]:
+    """Different things, often alike in colour or shape."""
+    if rng.uniform() < 0.5:
+        return [int(c) for c in rng.choice(len(CLASSES), CAST_SIZE, replace=False)]
+    base, others = int(rng.integers(6)), rng.choice(6, CAST_SIZE, replace=False)
+    by_colour = rng.uniform() < 0.5
+    return [int(base * 6 + c if by_colour else c * 6 + base) for c in others]
+
+
+def _comings(rng: np.random.Generator, pairs: int) -> tuple[tuple[int, int], ...]:
+    wanted = int(rng.choice(MOST_EVENTS + 1, p=[0.1, 0.25, 0.25, 0.25, 0.1, 0.05]))
+    wanted = min(wanted, max(1, pairs // 5), (pairs + 1) // 2)
+    cuts = sorted(int(c) for c in rng.choice(pairs + 1, 2 * wanted, replace=False))
+    return tuple(zip(cuts[::2], cuts[1::2], strict=True))
+
+
+def _drift(rng: np.random.Generator, count: int, tokens: int) -> Ints:
+    """A place that stays for some pairs and moves on."""
+    moves = rng.uniform(size=count) < 0.3
+    places = rng.integers(0, tokens, count)
+    for i in range(1, count):
+        if not moves[i]:
+            places[i] = places[i - 1]
+    return places
+
+
+def _gaps_before(rng: np.random.Generator, still: list[int]) -> frozenset[int]:
+    """Pairs behind which much is left out: nothing may change there."""
+    if not still or rng.uniform() < 0.3:
+        return frozenset()
+    wanted = min(len(still), int(rng.integers(1, 5)))
+    picked = sorted(int(i) for i in rng.choice(still, wanted, replace=False))
+    apart = [i for k, i in enumerate(picked) if not k or i - picked[k - 1] > 1]
+    return frozenset(apart)
+
+
+def _times_and_gaps(
+    rng: np.random.Generator, count: int, hidden: frozenset[int]
+) -> tuple[Floats, Ints]:
+    """Printed times and left-out positions before each pair."""
+    step_s = float(rng.choice([0.25, 0.5, 0.5, 1.0, 1.0, 2.0, rng.uniform(0.25, 4)]))
+    far = FAR / max(1, len(hidden)) * float(np.exp(rng.uniform(np.log(0.002), 0)))
+    gaps = np.zeros(count, dtype=np.int64)
+    times = np.zeros(count)
+    for i in range(1, count):
+        times[i] = times[i - 1] + 2 * step_s
+        if i not in hidden:
+            continue
+        gaps[i] = int(rng.uniform(0, far))
+        waited = 2 * step_s * (1 + gaps[i] // 15)
+        if rng.uniform() < 0.5:  # A time that was there already, but for its hundreds.
+            then = times[int(rng.integers(i))]
+            waited = float(100 * rng.integers(1, 5)) - (times[i - 1] - then) % 100
+        times[i] = times[i - 1] + max(waited, 2 * step_s)
+    times += step_s / 2
+    room_s = max(1.0, LATEST_S - float(times[-1]))
+    times += rng.choice([0.0, np.exp(rng.uniform(0, np.log(room_s))), rng.uniform(0, room_s)])
+    if times[-1] > LATEST_S:
+        times *= LATEST_S / times[-1]
+    times = np.round(times, 1)
+    for i in range(1, count):
+        times[i] = max(times[i], round(times[i - 1] + 0.1, 1))
+    return times, gaps

@@ -1,0 +1,160 @@
+"""Lessons about spans tell what is true; a decoder that grows says what it said before."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from recipes.nano.next.courses import worded_features
+from recipes.nano.next.decoder import Loudness, join, lesson_loss, run
+from recipes.nano.next.lessons import CHANGED, COMING, GOING, UNLINKED, LessonMaker, Sheet
+from recipes.nano.next.retrieve import draw_span_lesson, grown, new_trainer
+from recipes.nano.next.shape import ID, LAYERS
+from recipes.nano.next.span_courses import FAR, SpanCourse, draw_spans
+from recipes.nano.next.span_lessons import SpanLessons
+from recipes.nano.next.tokenizer import build
+from recipes.nano.pictures import CLASSES
+from schemas.time import timestamp_text
+
+TOKENIZER = build()
+SEEDS = range(12)
+
+
+@pytest.fixture(scope="module")
+def lessons() -> SpanLessons:
+    return SpanLessons(LessonMaker(TOKENIZER, match_layer=LAYERS))
+
+
+def draw_row(lessons: SpanLessons, seed: int) -> tuple[SpanCourse, Sheet]:
+    rng = np.random.default_rng(seed)
+    drawn = draw_spans(rng, 20, 12)
+    return drawn, lessons.row(rng, drawn, (3, 4), 5)
+
+
+def end_columns(sheet: Sheet) -> list[int]:
+    return [column for column, token in enumerate(sheet.ids) if token == ID["<|vision_end|>"]]
+
+
+def test_answers_are_true(lessons: SpanLessons) -> None:
+    counts = set()
+    for seed in SEEDS:
+        drawn, sheet = draw_row(lessons, seed)
+        for own in sorted({owner for owner in sheet.owner if owner < -1}):
+            ids = [t for t, owner in zip(sheet.ids, sheet.owner, strict=True) if owner == own]
+            text = str(TOKENIZER.decode(ids, skip_special_tokens=False))
+            question, answer = text.removesuffix("<|im_end|>").split("assistant\n")
+            asked = next(n for n in CLASSES if f" {n}. Answer" in question)
+            said = [(e["start"], e["end"]) for e in json.loads(answer)["events"]]
+            assert said == shown_spans(drawn, CLASSES.index(asked))
+            counts.add(len(said))
+    assert counts >= {0, 1, 2, 3}
+
+
+def shown_spans(drawn: SpanCourse, thing: int) -> list[tuple[float, float]]:
+    """As they are seen, pair by pair."""
+    course = drawn.course
+    times = [*(float(s) for s in course.seconds), course.end_s]
+    spans, start = [], None
+    for number, pair in enumerate(course.pairs):
+        if start is None and thing in pair.things:
+            start = times[number]
+        if start is not None and thing not in pair.things:
+            spans.append((start, times[number]))
+            start = None
+    return [*spans, (start, times[-1])] if start is not None else spans
+
+
+def test_an_end_knows_what_changed_and_since_when(lessons: SpanLessons) -> None:
+    linked = {COMING: 0, GOING: 0}
+    for seed in SEEDS:
+        drawn, sheet = draw_row(lessons, seed)
+        ends = end_columns(sheet)
+        assert len(ends) == len(drawn.course.pairs)
+        knows = {(at, what): classes for at, what, classes in sheet.knows}
+        for number in set(range(len(ends))) - drawn.hidden:
+            before = set(drawn.course.pairs[number - 1].things) if number else set()
+            now = set(drawn.course.pairs[number].things)
+            changed = knows[ends[number], CHANGED]
+            assert {i for i, flag in enumerate(changed) if flag} == {
+                *(now - before),
+                *(len(CLASSES) + thing for thing in before - now),
+            }
+            for what in (COMING, GOING):
+                classes = knows.get((ends[number], what))
+                linked[what] += classes not in (None, UNLINKED)
+    assert min(linked.values()) > 10
+
+
+def test_every_step_of_an_answer_looks_at_the_change_that_tells_it(lessons: SpanLessons) -> None:
+    checked = 0
+    for seed in SEEDS:
+        drawn, sheet = draw_row(lessons, seed)
+        ends = end_columns(sheet)
+        for layer, head, row, columns in sheet.looks:
+            label = sheet.labels.get(row)
+            if layer != LAYERS or head != 2 or columns[0] not in ends:
+                continue
+            said = str(TOKENIZER.decode([label or 0]))
+            time = timestamp_text(drawn.course.seconds[ends.index(columns[0])])
+            assert said in "{," or said in time
+            checked += 1
+    assert checked > 200
+
+
+def test_what_stands_behind_a_gap_is_seen_by_the_next_pair_alone(lessons: SpanLessons) -> None:
+    seen = 0
+    for seed in SEEDS:
+        drawn, sheet = draw_row(lessons, seed)
+        features = [worded_features(np.random.default_rng(0), drawn.course)]
+        bias = join([sheet], features, [Loudness(0, 0, 0)]).bias[0, 0]
+        ends = end_columns(sheet)
+        for number in drawn.hidden:
+            open_to = {int(r) for r in (bias[:, ends[number]] > -1).nonzero()}
+            assert open_to == {ends[number], *ends[number + 1 : number + 2]}
+            seen += 1
+        for number in range(1, len(ends)):
+            is_gap = bool(drawn.course.gaps[number])
+            assert not is_gap or number in drawn.hidden
+    assert seen > 8
+
+
+def test_far_positions_are_reached() -> None:
+    reached = [
+        int(d.course.start + d.course.gaps.sum())
+        for d in (draw_spans(np.random.default_rng(seed), 20, 12) for seed in range(60))
+    ]
+    assert FAR / 2 < max(reached) <= FAR
+
+
+def test_a_decoder_that_has_grown_says_what_it_said(lessons: SpanLessons) -> None:
+    drawn, sheet = draw_row(lessons, 1)
+    features = [worded_features(np.random.default_rng(0), drawn.course)]
+    lesson = join([sheet], features, [Loudness(0, 0, 0)])
+    before, after = new_trainer(0, 1e-3), new_trainer(1, 1e-3, LAYERS + 1)
+    after.load({**after.state(), "text": before.model.model.language_model.state_dict()})
+    with torch.inference_mode():
+        old, new = run(before.model, lesson, [])[-1], run(after.model, lesson, [])[-1]
+    assert torch.allclose(old, new, atol=1e-5)
+    text = after.model.model.language_model.state_dict()
+    assert grown(text, LAYERS + 1) is text
+
+
+def test_a_lesson_can_be_learnt_from(lessons: SpanLessons) -> None:
+    trainer = new_trainer(0, 2e-3, LAYERS + 1)
+
+    def step(number: int) -> float:
+        lesson = draw_span_lesson(
+            np.random.default_rng(number), lessons, pairs=(4, 8), tokens=1200, loudest=0.0
+        )
+        loss, told = lesson_loss(
+            trainer.model, trainer.probes, lesson, looking=0.3, knowing=0.0, naming=0.25
+        )
+        trainer.optimizer.set_lr(2e-3)
+        trainer.optimizer.step(loss)
+        return told["answer"]
+
+    losses = [step(number) for number in range(12)]
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
