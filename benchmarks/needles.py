@@ -133,11 +133,11 @@ def distance_s(answer: str, span_s: tuple[float, float]) -> float:
     return max(0.0, span_s[0] - said, said - span_s[1])
 
 
-def count_pairs(counter: PromptCounter, tokens: int, pair_tokens: int) -> int:
-    """Patch pairs at `FPS` that fit `tokens`."""
+def count_pairs(counter: PromptCounter, tokens: int, pair_tokens: int, fps: int = FPS) -> int:
+    """Patch pairs at `fps` that fit `tokens`."""
     pairs = filled = 0
     while True:
-        middle = Fraction(4 * pairs + 1, 2 * FPS)
+        middle = Fraction(4 * pairs + 1, 2 * fps)
         filled += counter.pair_tokens(timestamp_text(middle), pair_tokens)
         if filled > tokens:
             return pairs

@@ -21,6 +21,7 @@ from pipeline.scenes import (
     CodeTrack,
     Scene,
     Track,
+    random_names,
 )
 from schemas.errors import InvariantError
 
@@ -62,6 +63,10 @@ class Haystack:
 
     scene: Scene
     needles: tuple[Needle, ...]
+
+
+Cell = tuple[float, float, float, float]
+"""Left, top, right, bottom, as fractions of the frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +131,45 @@ def draw_scene(
     return Scene(seed[0], *frame, duration_s, background, tuple(tracks))
 
 
+def draw_coming_and_going(
+    seed: int,
+    frame: tuple[int, int],
+    duration_s: float,
+    count: int,
+    sizes: tuple[float, float],
+) -> Scene:
+    """A scene in which `count` things come and go, each in a part of the frame of its own, one to
+    five times, at least 4 s long and 4 s apart."""
+    rng = np.random.default_rng((31, seed))
+    cells = [CELLS[i] for i in rng.permutation(len(CELLS))]
+    names = [" ".join(name) for name in random_names(rng, count)]
+    tracks = [
+        _thing_track(rng, name, _few_comings(rng, duration_s), _inner(cell), Sizes(things=sizes))
+        for name, cell in zip(names, cells, strict=False)
+    ]
+    return Scene(seed, *frame, duration_s, str(rng.choice(BACKGROUNDS)), tuple(tracks))
+
+
+def _inner(cell: Cell) -> Cell:
+    """Where the middle of a thing leaves the other cells alone."""
+    left, top, right, bottom = cell
+    wide, high = right - left, bottom - top
+    return left + 0.3 * wide, top + 0.3 * high, right - 0.3 * wide, bottom - 0.3 * high
+
+
+def _few_comings(rng: np.random.Generator, duration_s: float) -> tuple[tuple[float, float], ...]:
+    """One to five spans in seconds, in order."""
+    wanted = int(min(rng.integers(1, 6), max(1.0, duration_s // 16)))
+    slack = rng.dirichlet(np.ones(2 * wanted + 1)) * (duration_s - 8 * wanted - 1)
+    spans, at = [], 0.0
+    for number in range(wanted):
+        start = at + float(slack[2 * number])
+        end = start + 4 + float(slack[2 * number + 1])
+        spans.append((round(start, 2), round(end, 2)))
+        at = end + 4
+    return tuple(spans)
+
+
 def _others(
     rng: np.random.Generator,
     names: Sequence[str],
@@ -164,9 +208,6 @@ def _comings(
             spans.append((round(at, 3), round(end, 3)))
         at = end + float(rng.exponential(25)) + 1
     return tuple(spans)
-
-
-Cell = tuple[float, float, float, float]
 
 
 def _draw_needle(
