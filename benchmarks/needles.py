@@ -276,6 +276,8 @@ def report(name: str, tally: Tally, *, scrambled: bool) -> None:
     if tally.off_s:
         off = np.asarray(tally.off_s)
         print(f"{name} times: {(off == 0).mean():.3f} while it shows, worst {off.max():.2f} s off")
+        if not scrambled:
+            claim(f"needles_{name}_within_a_step", float((off <= 1 / FPS).mean()), 0.99)
     if scrambled:
         claim(f"needles_{name}_scrambled_when", tally.rate("when").value, 0.1, at_most=True)
         return

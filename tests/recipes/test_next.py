@@ -16,7 +16,7 @@ from pipeline.needles import ASKS, NONE, ask_for
 from pipeline.questions import build_questions
 from recipes.nano.codes import class_codes, ground_code, letter_codes
 from recipes.nano.next.courses import Course, draw_course, worded_features
-from recipes.nano.next.decoder import Lesson, Loudness, join, lesson_loss, run
+from recipes.nano.next.decoder import Lesson, Loudness, join, lesson_loss, look_losses, run
 from recipes.nano.next.drawn import DrawnAhead
 from recipes.nano.next.lessons import LETTERS, NAMED, THING, LessonMaker, Sheet, clock_classes
 from recipes.nano.next.pictures import draw_pictures
@@ -239,6 +239,39 @@ def test_names_of_things_weigh_as_they_are_told_to(maker: LessonMaker) -> None:
     named, _ = loss(1)
     assert without == pytest.approx(told["answer"], rel=1e-5)
     assert named - without == pytest.approx(told[f"know{THING}"] + told[f"know{NAMED}"], rel=1e-4)
+
+
+def test_a_margin_is_asked_for_behind_the_first_layer(maker: LessonMaker) -> None:
+    trainer = new_trainer(0, 1e-3)
+    _, lesson = joined(maker, range(3), Loudness(0, 0, 0))
+    watched: list[tuple[Tensor, Tensor]] = []
+    with torch.inference_mode():
+        run(trainer.model, lesson, watched)
+        plain, strict = look_losses(watched, lesson), look_losses(watched, lesson, margin=4.0)
+    for name, loss in plain.items():
+        more = float(strict[name] - loss)
+        if name.startswith("look0"):
+            assert more == 0
+        else:
+            assert 0 < more <= 4
+
+
+def test_whatever_is_shown_shows_in_full_once() -> None:
+    for seed in range(20):
+        course = draw_course(np.random.default_rng(seed), 10, 12)
+        shown = [(pair.code, pair.things) for pair in course.pairs]
+        features = worded_features(np.random.default_rng(seed), course)
+        first = np.cumsum([0, *(len(pair.kept) for pair in course.pairs)])
+        best: dict[int, float] = {}
+        run_of = np.cumsum([i == 0 or shown[i] != shown[i - 1] for i in range(len(shown))])
+        for number, pair in enumerate(course.pairs):
+            for thing, at in zip(pair.things, pair.things_at, strict=True):
+                row = features[first[number] + pair.kept.index(at)] - ground_code()
+                code = class_codes()[thing]
+                share = float(row @ code / code.square().sum())
+                own = int(run_of[number]) * 100 + thing
+                best[own] = max(best.get(own, 0), share)
+        assert min(best.values(), default=1) > 0.8
 
 
 def test_letters_things_and_ground_do_not_mix() -> None:

@@ -65,7 +65,6 @@ MORE_ABSENT: dict[Kind, float] = {"when": 0.4, "code_with": 0.5}
 FIRST_ODDS = (0.45, 0.3, 0.15, 0.05, 0.05)
 """Of the kinds, in order. Times are learnt first: what is matched by things comes later."""
 EVEN_ODDS = (0.32, 0.28, 0.3, 0.05, 0.05)
-THING_ODDS = (0.25, 0.15, 0.5, 0.05, 0.05)
 LETTERS, CLOCK, THING, NAMED, SEEN, CHANGED, COMING, GOING = range(8)
 """What tokens are asked to know; NAMED: a thing, behind the first layer already. Of the tokens that
 end pairs: things SEEN in the pair (36 × 0 or 1), CHANGED (36 that come, 36 that go), and the clock

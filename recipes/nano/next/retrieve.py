@@ -24,7 +24,6 @@ from recipes.nano.next.lessons import (
     EVEN_ODDS,
     FIRST_ODDS,
     MORE_ABSENT,
-    THING_ODDS,
     LessonMaker,
 )
 from recipes.nano.next.progress import Loop, rate
@@ -42,8 +41,11 @@ LOUDEST = 8.0
 FIRST_GAINS = (1.5, 1.5, 2.2)
 """Where each layer's gains of queries and keys begin: with 1, scores reach 8 at most, and ln(10⁶)
 is 14. The last tells what misses a letter from what misses none."""
-EARLY = 0.25
-"""Share of the steps in which lessons grow and tokens are told what to know."""
+MARGIN = 4.0
+"""Of told looks, in scores, from `LATE` of the steps on; see `look_losses`."""
+EARLY, LATE = 0.25, 0.4
+"""Shares of the steps: until then lessons grow and tokens are told letters and times; from then on
+all is as hard as it gets."""
 
 
 @dataclass(slots=True)
@@ -175,28 +177,26 @@ def whole_answers(answers: Tensor, faults: Tensor) -> tuple[int, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=14000)
     parser.add_argument("--tokens", type=int, default=3000, help="tokens per batch")
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--decline", type=float, default=0.4)
+    parser.add_argument("--decline", type=float, default=0.65)
     parser.add_argument("--looking", type=float, default=0.3, help="weight of told looks")
     parser.add_argument("--knowing", type=float, default=0.25, help="weight of letters and times")
-    parser.add_argument("--naming", type=float, default=0.25, help="weight of names of things")
+    parser.add_argument("--naming", type=float, default=0.5, help="weight of names of things")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="decoder.pt")
     parser.add_argument("--begin", default="", help="run to go on from, or 'published'")
     parser.add_argument("--until", type=int, help="stop behind this step of the schedule")
-    parser.add_argument("--things", action="store_true", help="ask by things more often than not")
     parser.add_argument("--spans", type=float, default=0.0, help="share of lessons about spans")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     RUNS.mkdir(parents=True, exist_ok=True)
     tokenizer: Tokenizer = tokenizer_step.build()
     layers = LAYERS + (options.spans > 0)
-    odds = THING_ODDS if options.things else EVEN_ODDS
     early = LessonMaker(tokenizer, FIRST_ODDS, ABSENT, layers - 1)
-    later = LessonMaker(tokenizer, odds, MORE_ABSENT, layers - 1)
+    later = LessonMaker(tokenizer, EVEN_ODDS, MORE_ABSENT, layers - 1)
     spans = SpanLessons(later)
     trainer = new_trainer(options.seed, options.lr, layers)
     until = options.until or options.steps
@@ -225,6 +225,7 @@ def main() -> None:
             looking=options.looking,
             knowing=options.knowing if share < EARLY else 0.0,
             naming=options.naming,
+            margin=MARGIN * min(1.0, max(0.0, (share - EARLY) / (LATE - EARLY))),
         )
         trainer.optimizer.set_lr(rate(options.lr, step, options.steps, options.decline))
         trainer.optimizer.step(loss)

@@ -183,9 +183,9 @@ def try_out(model: Qwen3VLForConditionalGeneration, pairs: int = 40) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--steps", type=int, default=14000)
     parser.add_argument("--lr", type=float, default=1.5e-3)
-    parser.add_argument("--decline", type=float, default=0.6)
+    parser.add_argument("--decline", type=float, default=0.75)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="reader.pt")
