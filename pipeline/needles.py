@@ -159,7 +159,7 @@ def _inner(cell: Cell) -> Cell:
 
 def _few_comings(rng: np.random.Generator, duration_s: float) -> tuple[tuple[float, float], ...]:
     """One to five spans in seconds, in order."""
-    wanted = int(min(rng.integers(1, 6), max(1.0, duration_s // 16)))
+    wanted = min(int(rng.integers(1, 6)), max(1, int(duration_s // 16)))
     slack = rng.dirichlet(np.ones(2 * wanted + 1)) * (duration_s - 8 * wanted - 1)
     spans, at = [], 0.0
     for number in range(wanted):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from recipes.nano.next import progress
 from recipes.nano.next.progress import Loop, rate
+from recipes.nano.next.shape import PUBLISHED
 
 
 class Walk:
@@ -59,21 +59,16 @@ def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
     assert again.loop.step == 12
 
 
-def test_the_kept_state_is_where_a_machine_without_its_own_begins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(progress, "STATES", tmp_path / "states")
-    (tmp_path / "states").mkdir()
-    torch.save({"state": {"at": torch.ones(3)}, "step": 7}, tmp_path / "states" / "walk.pt")
-    walk = Walk(tmp_path / "walk.pt")
-    walk.loop.resume()
-    assert (walk.loop.step, float(walk.at.sum())) == (7, 3.0)
-    own = Walk(tmp_path / "walk.pt")
-    own.run()
-    assert Walk(tmp_path / "walk.pt").loop.path.exists()
-    other = Walk(tmp_path / "walk.pt")
-    other.loop.resume()
-    assert other.loop.step == 12
+def test_a_run_begins_where_another_ended_or_with_what_is_published(tmp_path: Path) -> None:
+    first = Walk(tmp_path / "first.pt")
+    first.run()
+    second = Walk(tmp_path / "second.pt")
+    second.loop.resume("first.pt")
+    assert torch.equal(second.at, first.at)
+    assert second.loop.step == 0
+    third = Walk(tmp_path / "third.pt")
+    third.loop.resume(PUBLISHED, lambda: third._load({"at": torch.ones(3)}))
+    assert float(third.at.sum()) == 3
 
 
 def test_the_rate_warms_up_stays_and_declines() -> None:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-STATES = Path(__file__).with_name("states")
-"""Where training stands, without optimisers; without this folder it begins from nothing."""
+from recipes.nano.next.shape import PUBLISHED
+
 SAVE_EVERY_S = 60.0
 SAY_EVERY = 50
 
@@ -39,18 +39,18 @@ class Loop:
     is_stopped: bool = False
     means: dict[str, float] = field(default_factory=dict)
 
-    def resume(self, begin: Path | None = None) -> None:
-        """Take up this machine's own state, else the one that is kept with the recipe, if any; else
-        begin with what another run learnt, its optimiser's state left out."""
-        for source in (self.path, STATES / self.path.name):
-            if source.exists():
-                saved = torch.load(source, weights_only=True)
-                self.load(saved["state"])
-                self.step = saved["step"]
-                print(f"going on from step {self.step} of {self.steps}", flush=True)
-                return
-        if begin is not None:
-            learnt = torch.load(begin, weights_only=True)["state"]
+    def resume(self, begin: str = "", begin_as_published: Callable[[], None] | None = None) -> None:
+        """Take up this run's state; where it has none, begin with what another run learnt, its
+        optimiser's state left out, with what is published, or from nothing."""
+        if self.path.exists():
+            saved = torch.load(self.path, weights_only=True)
+            self.load(saved["state"])
+            self.step = saved["step"]
+            print(f"going on from step {self.step} of {self.steps}", flush=True)
+        elif begin == PUBLISHED and begin_as_published:
+            begin_as_published()
+        elif begin:
+            learnt = torch.load(self.path.with_name(begin), weights_only=True)["state"]
             self.load({name: part for name, part in learnt.items() if name != "optimizer"})
 
     def run(self, one: Callable[[np.random.Generator, int], dict[str, float]]) -> None:

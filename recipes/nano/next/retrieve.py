@@ -27,7 +27,7 @@ from recipes.nano.next.lessons import (
     LessonMaker,
 )
 from recipes.nano.next.progress import Loop, rate
-from recipes.nano.next.shape import LAYERS, PUBLISHED, RUNS, config, published_part
+from recipes.nano.next.shape import LAYERS, RUNS, config, published_part
 from recipes.nano.next.span_courses import draw_spans
 from recipes.nano.next.span_lessons import SpanLessons
 from recipes.nano.optimizers import Optimizers
@@ -201,9 +201,7 @@ def main() -> None:
     trainer = new_trainer(options.seed, options.lr, layers)
     until = options.until or options.steps
     loop = Loop(RUNS / options.name, until, options.seed, trainer.state, trainer.load)
-    loop.resume(RUNS / options.begin if options.begin not in ("", PUBLISHED) else None)
-    if options.begin == PUBLISHED and not loop.step:
-        trainer.begin_as_published()
+    loop.resume(options.begin, trainer.begin_as_published)
 
     def one(rng: np.random.Generator, step: int) -> dict[str, float]:
         share = 1.0 if options.begin else step / options.steps

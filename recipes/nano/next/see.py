@@ -21,7 +21,7 @@ from recipes.nano.network import encode_pairs, new_model, patchify
 from recipes.nano.next.drawn import DrawnAhead
 from recipes.nano.next.pictures import Pictures, draw_pictures
 from recipes.nano.next.progress import Loop, rate
-from recipes.nano.next.shape import PUBLISHED, RUNS, config, published_part
+from recipes.nano.next.shape import RUNS, config, published_part
 from recipes.nano.optimizers import Optimizers
 from recipes.nano.shape import CHECKPOINT as SHIPPED
 from recipes.nano.shape import VISION_HIDDEN
@@ -195,9 +195,7 @@ def main() -> None:
     RUNS.mkdir(parents=True, exist_ok=True)
     reader = new_reader(options.seed, options.lr)
     loop = Loop(RUNS / options.name, options.steps, options.seed, reader.state, reader.load)
-    loop.resume(RUNS / options.begin if options.begin not in ("", PUBLISHED) else None)
-    if options.begin == PUBLISHED and not loop.step:
-        reader.begin_as_published()
+    loop.resume(options.begin, reader.begin_as_published)
 
     def one(_rng: np.random.Generator, step: int) -> dict[str, float]:
         pictures, grid = drawn.step(step)
