@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 
@@ -16,7 +17,16 @@ from pipeline.needles import ASKS, NONE, ask_for
 from pipeline.questions import build_questions
 from recipes.nano.codes import class_codes, ground_code, letter_codes
 from recipes.nano.next.courses import Course, draw_course, worded_features
-from recipes.nano.next.decoder import Lesson, Loudness, join, lesson_loss, look_losses, run
+from recipes.nano.next.decoder import (
+    Lesson,
+    Looks,
+    Loudness,
+    alike_distances,
+    join,
+    lesson_loss,
+    look_losses,
+    run,
+)
 from recipes.nano.next.drawn import DrawnAhead
 from recipes.nano.next.lessons import LETTERS, NAMED, THING, LessonMaker, Sheet, clock_classes
 from recipes.nano.next.pictures import draw_pictures
@@ -239,6 +249,33 @@ def test_names_of_things_weigh_as_they_are_told_to(maker: LessonMaker) -> None:
     named, _ = loss(1)
     assert without == pytest.approx(told["answer"], rel=1e-5)
     assert named - without == pytest.approx(told[f"know{THING}"] + told[f"know{NAMED}"], rel=1e-4)
+
+
+def test_distances_at_which_pairs_look_alike_are_found_and_taught(maker: LessonMaker) -> None:
+    inv_freq = 1e13 ** -(torch.arange(32) / 32)
+    number = 3
+    turn = 2 * np.pi / float(inv_freq[number])
+    same = torch.zeros(1, 4, 6, 64)
+    same[..., number] = 1
+    wanted = torch.zeros(1, 6, dtype=torch.bool)
+    wanted[0, 2] = True
+    look = Looks(1, 0, torch.tensor([0]), torch.tensor([4]), wanted)
+    _, lesson = joined(maker, range(1), Loudness(0, 0, 0))
+    found = alike_distances([(same, same)] * 2, replace(lesson, looks=(look,)), inv_freq, 50)
+    assert len(found) == 50
+    assert all(abs(d / turn - round(d / turn)) < 0.02 for d in found)
+    teller = LessonMaker(TOKENIZER)
+    teller.alike = [found[7]]
+    apart = set()
+    for seed in range(20):
+        course, sheet = draw_row(teller, seed)
+        begins: dict[int, int] = {}
+        for position, owner in zip(sheet.positions, sheet.owner, strict=True):
+            begins.setdefault(owner, position[0])
+        own = [begins[number] for number in range(len(course.pairs))]
+        apart |= {b - a for a in own for b in own}
+        assert max(p[0] for p in sheet.positions) < FAR
+    assert found[7] in apart
 
 
 def test_a_margin_is_asked_for_behind_the_first_layer(maker: LessonMaker) -> None:

@@ -29,10 +29,12 @@ from recipes.nano.next.lessons import (
     UNLINKED,
     Sheet,
 )
-from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN, ID
+from recipes.nano.next.shape import FAR, HEAD_DIM, HEADS, HIDDEN, ID
 from recipes.nano.pictures import CLASSES
 
 _SHUT = -1e9
+NEAREST = 10
+"""Positions from a pair to the next one, at least."""
 STATE_OF = {NAMED: 0, SEEN: 0, LETTERS: 1, CLOCK: 1, THING: 1, CHANGED: 1, COMING: 2, GOING: 2}
 """The layer behind which a token should know it."""
 LOUDEST_THINGS, LOUDEST_CODES = 7.0, 2.0
@@ -254,6 +256,35 @@ def look_losses(
         hit = scores.masked_fill(~look.wanted, _SHUT).logsumexp(-1)
         losses[f"look{look.layer}{look.head}"] = (scores.logsumexp(-1) - hit).mean()
     return losses
+
+
+def alike_distances(
+    watched: list[tuple[Tensor, Tensor]], lesson: Lesson, inv_freq: Tensor, count: int = 300
+) -> list[int]:
+    """The `count` distances in positions at which the head that joins what one pair shows comes
+    nearest to joining two pairs.
+
+    It knows a pair by where it stands, in numbers that all turn; a long video has a pair at every
+    distance and a lesson hardly any. A code was taken for one of the same pair because it stood
+    1,456 positions before.
+    """
+    (query, key), (look,) = (
+        watched[1],
+        [one for one in lesson.looks if (one.layer, one.head) == (1, 0)],
+    )
+    single = (look.wanted.sum(1) == 1) & ~look.wanted[:, 0]
+    of, at = look.of[single][:64], look.at[single][:64]
+    columns = look.wanted[single][:64].float().argmax(1)
+    own, theirs = query[of, 0, at].detach().float(), key[of, 0, columns].detach().float()
+    # Moved by d positions, the score is a sum of cosines and sines of d.
+    half = HEAD_DIM // 2
+    a, b = own[:, :half], own[:, half:]
+    c, d = theirs[:, :half], theirs[:, half:]
+    even, odd = (a * c + b * d).mean(0), (a * d - b * c).mean(0)
+    angles = torch.arange(FAR, dtype=torch.float64)[:, None] * inv_freq.double()
+    scores = angles.cos() @ even.double() + angles.sin() @ odd.double()
+    scores[:NEAREST] = -torch.inf
+    return sorted(int(distance) for distance in scores.topk(count).indices)
 
 
 class Probes(nn.Module):

@@ -4,7 +4,7 @@ and with what each part of the decoder should look at and know on the way to an 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from pipeline.lettering import ALPHABET, near_code, random_code
 from pipeline.needles import ASKS, NONE, Kind
 from recipes.nano.next.courses import Course, Shown
-from recipes.nano.next.shape import HEADS, ID, LAYERS
+from recipes.nano.next.shape import FAR, HEADS, ID, LAYERS
 from recipes.nano.next.tokenizer import ANSWER, BEFORE, CLOSE, CLOSINGS, OPENINGS, TO
 from recipes.nano.pictures import CLASSES
 from schemas.time import timestamp_text
@@ -24,6 +24,10 @@ NO_HUNDREDS = 100
 UNLINKED = (101, 100, 10)
 """The clock classes of no time at all."""
 
+ALIKE_ODDS = 0.7
+"""Share of lessons, and of their pairs, that stand an alike distance behind an earlier pair."""
+_ROOM = 2_000
+"""Positions kept for the pairs that follow."""
 NOTHING = 0
 """Column that is looked at where no place tells an answer: the prompt's first token."""
 
@@ -88,6 +92,8 @@ class LessonMaker:
         match_layer: int = LAYERS - 1,
     ) -> None:
         self._tokenizer, self._odds, self.match_layer = tokenizer, odds, match_layer
+        self.alike: Sequence[int] = ()
+        """Positions from one pair to another that look to the model as if they were one."""
         self._absent = ABSENT if absent is None else absent
         self._cache: dict[str, list[int]] = {}
 
@@ -114,9 +120,15 @@ class LessonMaker:
     ) -> tuple[Sheet, list[dict[int, int]], int]:
         """A sheet without questions, each pair's columns by merged token, and the next position."""
         sheet, pads = Sheet(), []
+        begins: list[int] = []
         at = sheet.say(self.encode("<|im_start|>user\n"), course.start, -1)
+        odds = ALIKE_ODDS if self.alike and rng.uniform() < ALIKE_ODDS else 0.0
         for number, shown in enumerate(course.pairs):
-            at, own = self._pair(sheet, course, number, at + int(course.gaps[number]), grid)
+            at += int(course.gaps[number])
+            if begins and rng.uniform() < odds:
+                at += _to_alike_place(rng, begins, at, self.alike)
+            begins.append(at)
+            at, own = self._pair(sheet, course, number, at, grid)
             pads.append(own)
             self._teach_pair(rng, sheet, shown, own, float(course.seconds[number]))
         return sheet, pads, at
@@ -124,7 +136,7 @@ class LessonMaker:
     def _pair(
         self, sheet: Sheet, course: Course, number: int, at: int, grid: tuple[int, int]
     ) -> tuple[int, dict[int, int]]:
-        """One pair's tokens; returns the next position and each kept token's column."""
+        """One pair's tokens from `at` on; the next position and each kept token's column."""
         text = timestamp_text(course.seconds[number])
         at = sheet.say([*self.encode(text), ID["<|vision_start|>"]], at, number)
         first, kept = len(sheet.ids), course.pairs[number].kept
@@ -238,6 +250,15 @@ class LessonMaker:
         sheet.knows.append((gather, asked.what, asked.classes))
         if asked.what == THING:
             sheet.knows.append((gather, NAMED, asked.classes))
+
+
+def _to_alike_place(
+    rng: np.random.Generator, begins: list[int], at: int, distances: Sequence[int]
+) -> int:
+    """Positions to leave out so that some earlier pair lies one of `distances` away."""
+    ahead = begins[int(rng.integers(len(begins)))] + np.asarray(distances) - at
+    ahead = ahead[(ahead >= 0) & (ahead < FAR - at - _ROOM)]
+    return int(rng.choice(ahead)) if len(ahead) else 0
 
 
 @dataclass(frozen=True, slots=True)

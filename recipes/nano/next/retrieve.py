@@ -5,7 +5,7 @@ is asked among distractors that count manifold, and reads the answer out.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,15 @@ from transformers import Qwen3VLForConditionalGeneration
 from recipes.nano.network import new_model
 from recipes.nano.next import tokenizer as tokenizer_step
 from recipes.nano.next.courses import draw_course, worded_features
-from recipes.nano.next.decoder import Lesson, Probes, draw_loudness, join, lesson_loss, run
+from recipes.nano.next.decoder import (
+    Lesson,
+    Probes,
+    alike_distances,
+    draw_loudness,
+    join,
+    lesson_loss,
+    run,
+)
 from recipes.nano.next.lessons import (
     ABSENT,
     EVEN_ODDS,
@@ -38,6 +46,8 @@ TOKENS_PER_PAIR, TOKENS_PER_QUESTION = 14, 26
 SPAN_QUESTIONS, TOKENS_PER_SPAN_QUESTION = 4, 50
 LOUDEST = 8.0
 """log of how many times ground counts at most: a million tokens against a few hundred."""
+ALIKE_EVERY, ALIKE_KEPT = 100, 6
+"""Steps after which distances that look alike are sought again, and how many such sets are kept."""
 FIRST_GAINS = (1.5, 1.5, 2.2)
 """Where each layer's gains of queries and keys begin: with 1, scores reach 8 at most, and ln(10⁶)
 is 14. The last tells what misses a letter from what misses none."""
@@ -55,12 +65,15 @@ class Trainer:
     model: Qwen3VLForConditionalGeneration
     probes: Probes
     optimizer: Optimizers
+    alike: list[list[int]] = field(default_factory=list)
+    """Sets of distances at which pairs look alike, the newest last."""
 
     def state(self) -> dict[str, Any]:
         return {
             "text": self.model.model.language_model.state_dict(),
             "probes": self.probes.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "alike": self.alike,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -69,6 +82,16 @@ class Trainer:
         self.probes.load_state_dict(state["probes"], strict=False)
         if "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
+            self.alike = state.get("alike", [])
+
+    def seek_alike(self, lesson: Lesson) -> None:
+        """Find anew at which distances pairs look alike."""
+        text = self.model.model.language_model
+        watched: list[tuple[Tensor, Tensor]] = []
+        with torch.no_grad():
+            run(self.model, lesson, watched)
+        found = alike_distances(watched, lesson, text.rotary_emb.inv_freq)
+        self.alike = [*self.alike[1 - ALIKE_KEPT :], found]
 
     def begin_as_published(self) -> None:
         """The decoder of the checkpoint in use; probes and optimiser begin anew."""
@@ -208,7 +231,9 @@ def main() -> None:
         longest = 4 + int(24 * min(1.0, share / EARLY))
         loudest = LOUDEST * min(1.0, share / 0.3)
         maker = early if share < EARLY else later
-        if options.spans and rng.uniform() < options.spans:
+        later.alike = [distance for found in trainer.alike for distance in found]
+        is_about_spans = bool(options.spans) and rng.uniform() < options.spans
+        if is_about_spans:
             lesson = draw_span_lesson(
                 rng, spans, pairs=(3, 40), tokens=options.tokens, loudest=loudest
             )
@@ -227,6 +252,8 @@ def main() -> None:
         )
         trainer.optimizer.set_lr(rate(options.lr, step, options.steps, options.decline))
         trainer.optimizer.step(loss)
+        if share >= LATE and step % ALIKE_EVERY == 0 and not is_about_spans:
+            trainer.seek_alike(lesson)
         if step % 500 == 499:
             print(try_out(trainer.model, later, loudest), flush=True)
         return told
