@@ -252,7 +252,7 @@ def main() -> None:
         )
         trainer.optimizer.set_lr(rate(options.lr, step, options.steps, options.decline))
         trainer.optimizer.step(loss)
-        if share >= LATE and step % ALIKE_EVERY == 0 and not is_about_spans:
+        if options.begin and step % ALIKE_EVERY == 0 and not is_about_spans:
             trainer.seek_alike(lesson)
         if step % 500 == 499:
             print(try_out(trainer.model, later, loudest), flush=True)

@@ -11,10 +11,18 @@ import sys
 from recipes.nano.next.shape import RUNS
 
 
-def steps(threads: int) -> list[tuple[str, list[str]]]:
-    """(module, arguments), in order. Reading and retrieving know nothing of each other."""
+def steps(threads: int) -> list[tuple[str, str, list[str]]]:
+    """(name, module, arguments), in order. Reading and retrieving know nothing of each other; once
+    all else is learnt, pairs are taught apart that only look alike by where they stand."""
     few = ["--threads", str(threads)]
-    return [("see", few), ("retrieve", few), ("export", [])]
+    apart = ["--begin", "decoder.pt", "--name", "decoder2.pt", "--steps", "4000"]
+    apart += ["--lr", "1e-3", "--decline", "1.0", "--seed", "1"]
+    return [
+        ("see", "see", few),
+        ("retrieve", "retrieve", few),
+        ("retrieve_apart", "retrieve", [*few, *apart]),
+        ("export", "export", []),
+    ]
 
 
 def main() -> None:
@@ -22,11 +30,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     RUNS.mkdir(parents=True, exist_ok=True)
-    for module, arguments in steps(options.threads):
-        done = RUNS / f"{module}.done"
+    for step, module, arguments in steps(options.threads):
+        done = RUNS / f"{step}.done"
         if done.exists():
             continue
-        print(module, flush=True)
+        print(step, flush=True)
         command = [sys.executable, "-m", f"recipes.nano.next.{module}", *arguments]
         if code := subprocess.run(command, check=False).returncode:
             sys.exit(code)
