@@ -1,7 +1,7 @@
 """Spans in long videos, through the production path: real H.264 files, decoded, sampled, prefilled
 in chunks, answered under the grammar, read back from Parquet.
 
-`python -m benchmarks.find_long --model FOLDER` asks at 4K, 8K, 16K and 32K tokens, on frames of 12
+`python -m benchmarks.find_long` asks at 4K, 8K, 16K and 32K tokens, on frames of 12
 and of 144 merged tokens in turn. Four things come and go, each up to five times; it is asked for
 each of them and for four that are never there, most of which share colour or shape with one that
 is. A hit is a temporal IoU of at least one half.
@@ -50,13 +50,18 @@ class Clip:
     asked: tuple[str, ...]
 
 
+def tokens_of(name: str) -> int:
+    """4k as a number."""
+    tokens = ModelSpec(context=name).context  # type: ignore[arg-type]
+    assert tokens is not None
+    return tokens
+
+
 def draw_clip(name: str, number: int, model: str, folder: Path) -> tuple[Clip, Frames]:
     """A clip that fills `name` tokens; drawn where the folder lacks it."""
     frames = FRAMES["small" if number % 2 else "large"]
-    tokens = ModelSpec(context=name).context  # type: ignore[arg-type]
-    assert tokens is not None
     _, counter = load_facts(ModelSpec(name=model))
-    room = tokens - counter.prefix_tokens() - QUESTION_TOKENS
+    room = tokens_of(name) - counter.prefix_tokens() - QUESTION_TOKENS
     pairs = count_pairs(counter, room, frames.pair_tokens, FPS)
     seed = FIRST_SEED + 1000 * list(CLIPS).index(name) + number
     scene = draw_coming_and_going(
@@ -150,7 +155,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(options.keep or scratch).absolute()
         folder.mkdir(parents=True, exist_ok=True)
+        facts, _ = load_facts(ModelSpec(name=options.model))
         for name in map(str.lower, options.tokens or list(CLIPS)):
+            if tokens_of(name) > facts.context_tokens:
+                print(f"{name}: left out, {options.model} holds {facts.context_tokens:,} tokens")
+                continue
             clips = options.clips or CLIPS[name]
             report(name, measure(options.model, name, clips, folder, show=options.show))
 

@@ -1,7 +1,7 @@
 """Codes in a haystack, through the production path: real H.264 files, decoded, sampled, prefilled
 in chunks, answered under the grammar, read back from Parquet.
 
-`python -m benchmarks.needles --model FOLDER` asks at 8K, 32K and 128K tokens; `--tokens 256k` and
+`python -m benchmarks.needles` asks at 8K, 32K and 128K tokens; `--tokens 256k` and
 `--tokens 1m` (the million takes up to an hour of two cores) at these. Every code is asked for
 *when* it is on screen, the moment in its middle for the code, and companions for the code beside
 them; as often it is asked for codes that differ from a shown one in a letter, and for things that
@@ -292,7 +292,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True, help="checkpoint folder or name")
+    parser.add_argument("--model", default="nano-read", help="checkpoint folder or name")
     parser.add_argument("--tokens", action="append", help=f"any of {', '.join(PLANS)}")
     parser.add_argument("--clips", type=int, help="haystacks of each length")
     parser.add_argument("--needles", type=int, help="codes in each haystack")
