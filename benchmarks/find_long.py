@@ -21,7 +21,7 @@ from rich.console import Console
 
 from benchmarks._claim import claim
 from benchmarks.find_accuracy import Tally
-from benchmarks.needles import FRAMES, Frames, count_pairs
+from benchmarks.needles import FRAMES, Frames, count_pairs, tokens_of
 from jobs.session import run_job
 from jobs.show import open_output, read_frame
 from jobs.tools import load_facts
@@ -48,13 +48,6 @@ class Clip:
     scene: Scene
     pairs: int
     asked: tuple[str, ...]
-
-
-def tokens_of(name: str) -> int:
-    """4k as a number."""
-    tokens = ModelSpec(context=name).context  # type: ignore[arg-type]
-    assert tokens is not None
-    return tokens
 
 
 def draw_clip(name: str, number: int, model: str, folder: Path) -> tuple[Clip, Frames]:

@@ -133,6 +133,13 @@ def distance_s(answer: str, span_s: tuple[float, float]) -> float:
     return max(0.0, span_s[0] - said, said - span_s[1])
 
 
+def tokens_of(name: str) -> int:
+    """4k as a number."""
+    tokens = ModelSpec(context=name).context  # type: ignore[arg-type]
+    assert tokens is not None
+    return tokens
+
+
 def count_pairs(counter: PromptCounter, tokens: int, pair_tokens: int, fps: int = FPS) -> int:
     """Patch pairs at `fps` that fit `tokens`."""
     pairs = filled = 0
@@ -241,8 +248,7 @@ def run_length(
     model: str, name: str, plan: Plan, folder: Path, *, show: bool, is_told: bool
 ) -> Tally:
     """All haystacks of one length."""
-    tokens = ModelSpec(context=name).context  # type: ignore[arg-type]
-    assert tokens is not None
+    tokens = tokens_of(name)
     tally, started = Tally(), time.monotonic()
     for number in range(plan.clips):
         answers, filled = ask_all(model, tokens, plan, number, folder, is_told=is_told)
