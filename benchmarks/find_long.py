@@ -13,6 +13,7 @@ import argparse
 import tempfile
 import time
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,18 @@ from jobs.session import run_job
 from jobs.show import open_output, read_frame
 from jobs.tools import load_facts
 from pipeline.needles import draw_coming_and_going
+from pipeline.questions import build_questions
 from pipeline.scenes import COLOURS, SHAPES, Scene, spans_of
 from pipeline.scoring import Span
 from sample_media.encode import Encoding, encode_scene
-from schemas.job import ModelSpec, read_job
+from schemas.job import ModelSpec, QuerySpec, read_job
+from schemas.time import TimeSpan, timestamp_text
 
 FIRST_SEED = 3_000_000
 """Training draws pictures of its own; it never draws a scene."""
 FPS = 2
 THINGS = 4
 ANSWER_TOKENS = 160
-QUESTION_TOKENS = 24 + ANSWER_TOKENS
 CLIPS = {"4k": 10, "8k": 8, "16k": 6, "32k": 6}
 
 
@@ -46,15 +48,19 @@ class Clip:
 
     path: Path
     scene: Scene
+    frames: Frames
     pairs: int
+    longest_pair: int
+    """Tokens that the longest patch pair takes, its time included."""
     asked: tuple[str, ...]
 
 
-def draw_clip(name: str, number: int, model: str, folder: Path) -> tuple[Clip, Frames]:
+def draw_clip(name: str, number: int, model: str, folder: Path) -> Clip:
     """A clip that fills `name` tokens; drawn where the folder lacks it."""
     frames = FRAMES["small" if number % 2 else "large"]
     _, counter = load_facts(ModelSpec(name=model))
-    room = tokens_of(name) - counter.prefix_tokens() - QUESTION_TOKENS
+    (longest,) = build_questions([_query("purple triangle")], TimeSpan(0, 9999, Fraction(1)))
+    room = tokens_of(name) - counter.prefix_tokens() - counter.question_tokens(longest)
     pairs = count_pairs(counter, room, frames.pair_tokens, FPS)
     seed = FIRST_SEED + 1000 * list(CLIPS).index(name) + number
     scene = draw_coming_and_going(
@@ -65,7 +71,13 @@ def draw_clip(name: str, number: int, model: str, folder: Path) -> tuple[Clip, F
         options = {"vcodec": "libx264", "crf": 26, "preset": "veryfast"}
         encode_scene(scene, path, Encoding(fps=FPS, options=options))
     shown = tuple(track.name for track in scene.tracks)
-    return Clip(path, scene, pairs, (*shown, *_absent(seed, shown))), frames
+    longest_pair = counter.pair_tokens(timestamp_text(9999.9), frames.pair_tokens)
+    return Clip(path, scene, frames, pairs, longest_pair, (*shown, *_absent(seed, shown)))
+
+
+def _query(name: str) -> QuerySpec:
+    text = f"a {name}"
+    return QuerySpec(id=name.replace(" ", "_"), find=text, max_answer_tokens=ANSWER_TOKENS)
 
 
 def _absent(seed: int, shown: tuple[str, ...]) -> list[str]:
@@ -81,13 +93,9 @@ def _absent(seed: int, shown: tuple[str, ...]) -> list[str]:
     return picked
 
 
-def find_all(model: str, clip: Clip, frames: Frames, output: Path) -> dict[str, list[Span]]:
+def find_all(model: str, clip: Clip, output: Path) -> dict[str, list[Span]]:
     """What the production path finds, by thing, in seconds."""
-    longest = frames.pair_tokens + 9
-    queries = [
-        {"id": name.replace(" ", "_"), "find": f"a {name}", "max_answer_tokens": ANSWER_TOKENS}
-        for name in clip.asked
-    ]
+    queries = [_query(name).model_dump(exclude_defaults=True) for name in clip.asked]
     job: dict[str, Any] = {
         "videos": [str(clip.path)],
         "queries": queries,
@@ -95,8 +103,8 @@ def find_all(model: str, clip: Clip, frames: Frames, output: Path) -> dict[str, 
         "sampling": {
             "fps": FPS,
             "max_frames": 2 * clip.pairs,
-            "pair_tokens": frames.pair_tokens,
-            "video_tokens": clip.pairs * longest,
+            "pair_tokens": clip.frames.pair_tokens,
+            "video_tokens": clip.pairs * clip.longest_pair,
         },
         "cluster": {"executor": "serial", "lookahead_chunks": 1},
         "output": str(output),
@@ -114,9 +122,9 @@ def measure(model: str, name: str, clips: int, folder: Path, *, show: bool) -> T
     """All clips of one length."""
     tally, started = Tally(), time.monotonic()
     for number in range(clips):
-        clip, frames = draw_clip(name, number, model, folder)
+        clip = draw_clip(name, number, model, folder)
         with tempfile.TemporaryDirectory() as output:
-            found = find_all(model, clip, frames, Path(output) / "out")
+            found = find_all(model, clip, Path(output) / "out")
         for thing, said in found.items():
             truth = spans_of(clip.scene, thing)
             if not tally.add(said, truth) and show:

@@ -266,7 +266,8 @@ def alike_distances(
 
     It knows a pair by where it stands, in numbers that all turn; a long video has a pair at every
     distance and a lesson hardly any. A code was taken for one of the same pair because it stood
-    1,456 positions before.
+    1,456 positions before. What the head does in answers, where it looks at the question, is
+    measured among the rest.
     """
     (query, key), (look,) = (
         watched[1],

@@ -22,16 +22,17 @@ def main() -> None:
     parser.add_argument("--decoder", default="decoder2.pt", help="run of `retrieve`")
     parser.add_argument("--folder", type=Path, default=CHECKPOINT)
     options = parser.parse_args()
-    model = tower(0)
+    text = torch.load(RUNS / options.decoder, weights_only=True)["state"]["text"]
+    layers = 1 + max(int(name.split(".")[1]) for name in text if name.startswith("layers."))
+    model = tower(0, layers)
     if options.reader == PUBLISHED:
         model.model.visual.load_state_dict(published_part("model.visual."))
     else:
         reader = torch.load(RUNS / options.reader, weights_only=True)["state"]
         model.model.visual.load_state_dict(reader["visual"])
-    decoder = torch.load(RUNS / options.decoder, weights_only=True)["state"]
-    model.model.language_model.load_state_dict(decoder["text"])
+    model.model.language_model.load_state_dict(text)
     tokenizer_step.save(options.folder)
-    write(model.state_dict(), options.folder, published(), ADVICE)
+    write(model.state_dict(), options.folder, published(layers), ADVICE)
     print(f"wrote {options.folder.name}/", flush=True)
 
 

@@ -211,7 +211,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="decoder.pt")
     parser.add_argument("--begin", default="", help="run to go on from, or 'published'")
-    parser.add_argument("--until", type=int, help="stop behind this step of the schedule")
     parser.add_argument("--spans", type=float, default=0.0, help="share of lessons about spans")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -222,8 +221,7 @@ def main() -> None:
     later = LessonMaker(tokenizer, EVEN_ODDS, MORE_ABSENT, layers - 1)
     spans = SpanLessons(later)
     trainer = new_trainer(options.seed, options.lr, layers)
-    until = options.until or options.steps
-    loop = Loop(RUNS / options.name, until, options.seed, trainer.state, trainer.load)
+    loop = Loop(RUNS / options.name, options.steps, options.seed, trainer.state, trainer.load)
     loop.resume(options.begin, trainer.begin_as_published)
 
     def one(rng: np.random.Generator, step: int) -> dict[str, float]:

@@ -21,7 +21,7 @@ from recipes.nano.network import encode_pairs, new_model, patchify
 from recipes.nano.next.drawn import DrawnAhead
 from recipes.nano.next.pictures import Pictures, draw_pictures
 from recipes.nano.next.progress import Loop, rate
-from recipes.nano.next.shape import RUNS, config, published_part
+from recipes.nano.next.shape import LAYERS, RUNS, config, published_part
 from recipes.nano.optimizers import Optimizers
 from recipes.nano.shape import CHECKPOINT as SHIPPED
 from recipes.nano.shape import VISION_HIDDEN
@@ -33,10 +33,10 @@ SHARP = 12.0
 """How sharply a letter's share in a feature is asked for."""
 
 
-def tower(seed: int) -> Qwen3VLForConditionalGeneration:
+def tower(seed: int, layers: int = LAYERS) -> Qwen3VLForConditionalGeneration:
     """A new decoder under the shipped tower. Its DeepStack levels are silent: what a token shows is
     all on the main level."""
-    model = new_model(seed, config())
+    model = new_model(seed, config(layers))
     weights = load_file(SHIPPED / "model.safetensors")
     own = {name: value for name, value in weights.items() if name.startswith("model.visual.")}
     model.load_state_dict(own, strict=False)
