@@ -6,6 +6,8 @@ vectors without pictures ("frames in words"): both learn at the same time and fi
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,7 @@ GROUND_NORM = 3.0
 LETTER_NORM = 1.5
 
 
+@cache
 def class_codes() -> Tensor:
     """(classes, hidden): orthogonal rows of length CODE_NORM."""
     generator = torch.Generator().manual_seed(36)
@@ -26,6 +29,7 @@ def class_codes() -> Tensor:
     return codes
 
 
+@cache
 def ground_code() -> Tensor:
     """(hidden,): what every visual token holds beside its thing. Without it the decoder's first
     norm would blow the noise of an empty token up to the size of a thing."""
@@ -35,6 +39,7 @@ def ground_code() -> Tensor:
     return codes
 
 
+@cache
 def letter_codes() -> Tensor:
     """(slots, letters, hidden): orthogonal to things, ground and each other, of length LETTER_NORM.
 

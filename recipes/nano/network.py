@@ -31,11 +31,11 @@ def new_model(seed: int, settings: dict[str, Any] | None = None) -> Qwen3VLForCo
     return Qwen3VLForConditionalGeneration(Qwen3VLConfig(**(settings or config())))
 
 
-def patchify(pairs: npt.NDArray[np.uint8]) -> Tensor:
+def patchify(pairs: npt.NDArray[np.uint8] | Tensor) -> Tensor:
     """(pairs, 2, H, W, 3) uint8 → (pairs, patches, 1536) float in merge-block order."""
     n, _, height, width, _ = pairs.shape
     rows, cols = height // 32, width // 32
-    x = torch.from_numpy(pairs).permute(0, 1, 4, 2, 3).float() / 127.5 - 1.0
+    x = torch.as_tensor(pairs).permute(0, 1, 4, 2, 3).float() / 127.5 - 1.0
     x = x.reshape(n, 2, 3, rows, 2, 16, cols, 2, 16)
     return x.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(n, rows * cols * 4, 1536)
 
@@ -53,7 +53,7 @@ def encode_pairs(
     What patches hold after each block, (pairs, patches, width), is left in `watched`.
     """
     visual = model.model.visual
-    thw = torch.tensor([[1, grid[0] * 2, grid[1] * 2]])
+    thw = torch.tensor([[1, grid[0] * 2, grid[1] * 2]], device=pixels.device)
     indices, weights = get_vision_interpolation_indices_and_weights(
         thw,
         num_grid_per_side=visual.num_grid_per_side,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
-from functools import partial
 
 import numpy as np
 import pytest
@@ -16,12 +16,12 @@ from pipeline.lettering import ALPHABET
 from pipeline.needles import ASKS, NONE, ask_for
 from pipeline.questions import build_questions
 from recipes.nano.codes import class_codes, ground_code, letter_codes
+from recipes.nano.next.alike import EVERY, KEPT, Alike, alike_distances
 from recipes.nano.next.courses import Course, draw_course, worded_features
 from recipes.nano.next.decoder import (
     Lesson,
     Looks,
     Loudness,
-    alike_distances,
     join,
     lesson_loss,
     look_losses,
@@ -31,7 +31,8 @@ from recipes.nano.next.drawn import DrawnAhead
 from recipes.nano.next.lessons import LETTERS, NAMED, THING, LessonMaker, Sheet, clock_classes
 from recipes.nano.next.pictures import draw_pictures
 from recipes.nano.next.retrieve import new_trainer, whole_answers
-from recipes.nano.next.see import letter_scores, new_reader, tower, wanted_features
+from recipes.nano.next.see import draw as draw_batch
+from recipes.nano.next.see import letter_scores, new_reader, strayed, tower, wanted_features
 from recipes.nano.next.shape import FAR, published_part
 from recipes.nano.next.tokenizer import build
 from recipes.nano.pictures import CLASSES
@@ -46,10 +47,12 @@ def maker() -> LessonMaker:
     return LessonMaker(TOKENIZER)
 
 
-def draw_row(maker: LessonMaker, seed: int, questions: int = 6) -> tuple[Course, Sheet]:
+def draw_row(
+    maker: LessonMaker, seed: int, questions: int = 6, alike: Sequence[int] = ()
+) -> tuple[Course, Sheet]:
     rng = np.random.default_rng(seed)
     course = draw_course(rng, 8, 12)
-    return course, maker.row(rng, course, (3, 4), questions)
+    return course, maker.row(rng, course, (3, 4), questions, alike)
 
 
 def text_of(ids: list[int]) -> str:
@@ -225,13 +228,17 @@ def test_training_goes_on_from_what_is_published() -> None:
         assert all(torch.equal(own[name], weight.float()) for name, weight in published.items())
 
 
-def test_pictures_drawn_ahead_depend_on_their_step_alone() -> None:
-    draw = partial(draw_pictures, 2, (2, 3))
-    with DrawnAhead(draw, seed=5, steps=4) as drawn:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_pictures_drawn_ahead_depend_on_their_step_alone(workers: int) -> None:
+    def tell(step: int) -> int:
+        return 20 + step
+
+    with DrawnAhead(draw_batch, tell, seed=5, steps=4, workers=workers) as drawn:
         ahead = [drawn.step(number) for number in (1, 2, 3)]
-    for number, pictures in enumerate(ahead, start=1):
-        alone = draw(np.random.default_rng((5, number)))
-        assert np.array_equal(pictures.pairs, alone.pairs)
+    for number, (pictures, grid) in enumerate(ahead, start=1):
+        alone, own_grid = draw_batch(np.random.default_rng((5, number)), 20 + number)
+        assert grid == own_grid
+        assert torch.equal(pictures.pairs, alone.pairs)
         assert torch.equal(pictures.letters, alone.letters)
 
 
@@ -259,16 +266,15 @@ def test_distances_at_which_pairs_look_alike_are_found_and_taught(maker: LessonM
     same[..., number] = 1
     wanted = torch.zeros(1, 6, dtype=torch.bool)
     wanted[0, 2] = True
-    look = Looks(1, 0, torch.tensor([0]), torch.tensor([4]), wanted)
+    at = torch.tensor([4])
+    look = Looks(1, 0, torch.tensor([0]), at, at[None], torch.tensor([0]), wanted)
     _, lesson = joined(maker, range(1), Loudness(0, 0, 0))
     found = alike_distances([(same, same)] * 2, replace(lesson, looks=(look,)), inv_freq, 50)
     assert len(found) == 50
     assert all(abs(d / turn - round(d / turn)) < 0.02 for d in found)
-    teller = LessonMaker(TOKENIZER)
-    teller.alike = [found[7]]
     apart = set()
     for seed in range(20):
-        course, sheet = draw_row(teller, seed)
+        course, sheet = draw_row(maker, seed, alike=[found[7]])
         begins: dict[int, int] = {}
         for position, owner in zip(sheet.positions, sheet.owner, strict=True):
             begins.setdefault(owner, position[0])
@@ -276,6 +282,41 @@ def test_distances_at_which_pairs_look_alike_are_found_and_taught(maker: LessonM
         apart |= {b - a for a in own for b in own}
         assert max(p[0] for p in sheet.positions) < FAR
     assert found[7] in apart
+
+
+def test_finds_are_used_from_the_next_hundred_steps_on() -> None:
+    known = Alike()
+    for number in range(2 * KEPT):
+        step = number * EVERY + 1
+        assert known.is_due("spans", step)
+        known.add("spans", step, [number])
+        assert not known.is_due("spans", step + EVERY - 2)
+        used = list(range(max(0, number - KEPT), number))
+        assert known.known("spans", step) == known.known("spans", step + EVERY - 2) == used
+        assert not known.known("codes", step)
+
+
+def test_what_stands_on_an_edge_may_be_written_beside_it_but_nothing_else() -> None:
+    pictures = draw_pictures(40, (4, 6), np.random.default_rng(3))
+    wanted = wanted_features(pictures)
+    pair, at = (pictures.beside >= 0).nonzero(as_tuple=True)
+    assert len(pair) > 20
+    assert not pictures.is_told[pair, at].any()
+    assert torch.allclose(wanted[pair, at], ground_code())
+    theirs = wanted[pair, pictures.beside[pair, at]] - ground_code()
+    assert (theirs.norm(dim=-1) > 1).all()
+    for share, far in ((0.0, 0.0), (0.6, 0.0), (1.0, 0.0), (-1.0, 1.0), (2.0, 1.0)):
+        main = wanted.clone()
+        main[pair, at] += share * theirs
+        found = strayed(main, wanted, pictures.beside)
+        assert torch.allclose(found, far * theirs.square().sum(-1), atol=1e-3)
+    main = wanted.clone()
+    other = letter_codes()[0, 3]
+    main[pair, at] += other
+    is_own = (theirs @ other).abs() > 1
+    assert torch.allclose(
+        strayed(main, wanted, pictures.beside)[~is_own], other.square().sum(), atol=1e-3
+    )
 
 
 def test_a_margin_is_asked_for_behind_the_first_layer(maker: LessonMaker) -> None:

@@ -10,7 +10,16 @@ import torch
 
 from recipes.nano.next.courses import worded_features
 from recipes.nano.next.decoder import Loudness, join, lesson_loss, run
-from recipes.nano.next.lessons import CHANGED, COMING, GOING, UNLINKED, LessonMaker, Sheet
+from recipes.nano.next.lessons import (
+    CHANGED,
+    COMING,
+    GOING,
+    NO_HUNDREDS,
+    UNLINKED,
+    LessonMaker,
+    Sheet,
+    clock_classes,
+)
 from recipes.nano.next.retrieve import draw_span_lesson, grown, new_trainer
 from recipes.nano.next.shape import ID, LAYERS
 from recipes.nano.next.span_courses import FAR, SpanCourse, draw_spans
@@ -119,6 +128,14 @@ def test_what_stands_behind_a_gap_is_seen_by_the_next_pair_alone(lessons: SpanLe
             is_gap = bool(drawn.course.gaps[number])
             assert not is_gap or number in drawn.hidden
     assert seen > 8
+
+
+def test_the_end_of_a_video_is_a_step_behind_its_last_pair_and_a_time_that_can_be_told() -> None:
+    for seed in range(300):
+        course = draw_spans(np.random.default_rng(seed), 12, 12).course
+        last, shortest = float(course.seconds[-1]), float(np.diff(course.seconds).min())
+        assert 0 < course.end_s - last <= max(0.1, shortest / 2) + 0.1
+        assert clock_classes(course.end_s)[0] != NO_HUNDREDS or course.end_s < 100
 
 
 def test_far_positions_are_reached() -> None:

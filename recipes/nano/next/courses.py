@@ -19,6 +19,8 @@ from recipes.nano.pictures import CLASSES
 LATEST_S = 9999.0
 NOISE = (0.006, 0.08)
 """Of a number of a feature, from–to; the tower's own is 0.009 on ground."""
+WEAK_ODDS = 0.06
+"""Share of codes of which one letter is faint."""
 ALIKE_ODDS = 0.5
 """Share of courses in which times differ in their hundreds alone."""
 
@@ -138,13 +140,18 @@ def worded_features(rng: np.random.Generator, course: Course) -> Tensor:
         place = {at: row for row, at in enumerate(shown.kept)}
         if shown.code:
             strength = _strength(rng, number in full) * rng.uniform(0.85, 1.08, CODE_LENGTH)
+            if rng.uniform() < WEAK_ODDS:
+                strength[int(rng.integers(CODE_LENGTH))] *= rng.uniform(0.65, 0.85)
             vector = _code_vector(shown.code, strength)
             if rng.uniform() < 0.03:  # One letter is half another.
                 vector += _code_vector(near_code(rng, shown.code), np.full(3, 0.35))
                 vector -= _code_vector(shown.code, np.full(3, 0.2))
             rows[place[shown.code_at]] += vector
-            if rng.uniform() < 0.4:  # The token beside holds some of it.
-                rows[int(rng.integers(len(rows)))] += vector * rng.uniform(0, 0.6)
+            if rng.uniform() < 0.4:  # The token beside holds some of it, or what is nearly it.
+                written = vector
+                if rng.uniform() < 0.2:
+                    written = _code_vector(near_code(rng, shown.code), strength)
+                rows[int(rng.integers(len(rows)))] += written * rng.uniform(0, 0.6)
         told = course.strengths[number] if course.strengths else None
         for k, (thing, at) in enumerate(zip(shown.things, shown.things_at, strict=True)):
             strength_k = told[k] if told else _strength(rng, number in full)

@@ -29,12 +29,10 @@ from recipes.nano.next.lessons import (
     UNLINKED,
     Sheet,
 )
-from recipes.nano.next.shape import FAR, HEAD_DIM, HEADS, HIDDEN, ID
+from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN, ID
 from recipes.nano.pictures import CLASSES
 
 _SHUT = -1e9
-NEAREST = 10
-"""Positions from a pair to the next one, at least."""
 STATE_OF = {NAMED: 0, SEEN: 0, LETTERS: 1, CLOCK: 1, THING: 1, CHANGED: 1, COMING: 2, GOING: 2}
 """The layer behind which a token should know it."""
 LOUDEST_THINGS, LOUDEST_CODES = 7.0, 2.0
@@ -58,11 +56,19 @@ class Looks:
     layer: int
     head: int
     of: Tensor
-    """(rows,) which sequence, in order."""
+    """(rows,) which sequence."""
     at: Tensor
     """(rows,) column that looks."""
+    padded: Tensor
+    """(B, most rows of a sequence) columns that look; the last column fills it up."""
+    number: Tensor
+    """(rows,) where each stands in `padded`, flat."""
     wanted: Tensor
     """(rows, N) bool."""
+
+    def to(self, device: torch.device) -> Looks:
+        rows = (self.of, self.at, self.padded, self.number, self.wanted)
+        return Looks(self.layer, self.head, *(part.to(device) for part in rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,9 @@ class Knows:
     at: Tensor
     classes: Tensor
     """(tokens, parts)."""
+
+    def to(self, device: torch.device) -> Knows:
+        return Knows(*(part.to(device) for part in (self.of, self.at, self.classes)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +105,20 @@ class Lesson:
     weights: Tensor
     looks: tuple[Looks, ...]
     knows: dict[int, Knows]
+
+    def to(self, device: torch.device) -> Lesson:
+        return Lesson(
+            self.ids.to(device),
+            self.positions.to(device),
+            self.visual.to(device),
+            self.features.to(device),
+            self.bias.to(device),
+            self.tail,
+            self.labels.to(device),
+            self.weights.to(device),
+            tuple(look.to(device) for look in self.looks),
+            {what: own.to(device) for what, own in self.knows.items()},
+        )
 
 
 def join(sheets: list[Sheet], features: list[Tensor], loudness: list[Loudness]) -> Lesson:
@@ -164,8 +187,18 @@ def _looks(sheets: list[Sheet], total: int) -> tuple[Looks, ...]:
         flat = [(k, column) for k, (_, _, columns) in enumerate(rows) for column in columns]
         wanted[tuple(torch.tensor(flat).T)] = True
         of, at = torch.tensor([(i, row) for i, row, _ in rows]).T
-        out.append(Looks(layer, head, of, at, wanted))
+        out.append(Looks(layer, head, of, at, *_padded(of, at, len(sheets), total), wanted))
     return tuple(out)
+
+
+def _padded(of: Tensor, at: Tensor, size: int, total: int) -> tuple[Tensor, Tensor]:
+    """`Looks.padded` and `Looks.number` of rows in the order of their sequences."""
+    counts = of.bincount(minlength=size)
+    most = int(counts.max())
+    within = torch.arange(len(of)) - (counts.cumsum(0) - counts)[of]
+    number = of * most + within
+    padded = torch.full((size * most,), total - 1).index_put((number,), at)
+    return padded.view(size, most), number
 
 
 def _knows(sheets: list[Sheet]) -> dict[int, Knows]:
@@ -240,52 +273,18 @@ def look_losses(
     """
     losses = {}
     # Taken apart once: the gradient of each single selection would fill all of it.
-    apart = [[part.flatten(0, 1).unbind(0) for part in own] for own in watched]
-    size = len(lesson.ids)
+    apart = [[part.unbind(1) for part in own] for own in watched]
     for look in lesson.looks:
-        query, key = apart[look.layer]
-        parts = []
-        for i, at in enumerate(look.at.split(look.of.bincount(minlength=size).tolist())):
-            own = i * HEADS + look.head
-            rows = query[own][at - (len(key[own]) - len(query[own]))]
-            parts.append(rows @ key[own].T)
-        scores = torch.cat(parts) * HEAD_DIM**-0.5
-        scores = scores + lesson.bias[look.of, 0, look.at]
+        query, key = (heads[look.head] for heads in apart[look.layer])
+        columns = look.padded - (key.shape[1] - query.shape[1])
+        rows = query.gather(1, columns[..., None].expand(-1, -1, HEAD_DIM))
+        own = (rows @ key.mT).flatten(0, 1).index_select(0, look.number)
+        scores = own * HEAD_DIM**-0.5 + lesson.bias[look.of, 0, look.at]
         if look.layer:
             scores = scores - margin * look.wanted
         hit = scores.masked_fill(~look.wanted, _SHUT).logsumexp(-1)
         losses[f"look{look.layer}{look.head}"] = (scores.logsumexp(-1) - hit).mean()
     return losses
-
-
-def alike_distances(
-    watched: list[tuple[Tensor, Tensor]], lesson: Lesson, inv_freq: Tensor, count: int = 300
-) -> list[int]:
-    """The `count` distances in positions at which the head that joins what one pair shows comes
-    nearest to joining two pairs.
-
-    It knows a pair by where it stands, in numbers that all turn; a long video has a pair at every
-    distance and a lesson hardly any. A code was taken for one of the same pair because it stood
-    1,456 positions before. What the head does in answers, where it looks at the question, is
-    measured among the rest.
-    """
-    (query, key), (look,) = (
-        watched[1],
-        [one for one in lesson.looks if (one.layer, one.head) == (1, 0)],
-    )
-    single = (look.wanted.sum(1) == 1) & ~look.wanted[:, 0]
-    of, at = look.of[single][:64], look.at[single][:64]
-    columns = look.wanted[single][:64].float().argmax(1)
-    own, theirs = query[of, 0, at].detach().float(), key[of, 0, columns].detach().float()
-    # Moved by d positions, the score is a sum of cosines and sines of d.
-    half = HEAD_DIM // 2
-    a, b = own[:, :half], own[:, half:]
-    c, d = theirs[:, :half], theirs[:, half:]
-    even, odd = (a * c + b * d).mean(0), (a * d - b * c).mean(0)
-    angles = torch.arange(FAR, dtype=torch.float64)[:, None] * inv_freq.double()
-    scores = angles.cos() @ even.double() + angles.sin() @ odd.double()
-    scores[:NEAREST] = -torch.inf
-    return sorted(int(distance) for distance in scores.topk(count).indices)
 
 
 class Probes(nn.Module):
@@ -338,6 +337,7 @@ def _set_loss(logits: Tensor, wanted: Tensor) -> Tensor:
 
 
 _EASY = (f"know{LETTERS}", f"know{CLOCK}")
+_SETS = (f"know{SEEN}", f"know{CHANGED}")
 
 
 def lesson_loss(
@@ -348,12 +348,14 @@ def lesson_loss(
     looking: float,
     knowing: float,
     naming: float,
+    changing: float = 0.0,
     margin: float = 0.0,
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of one batch and what to print of it."""
+    weight_of = dict.fromkeys(_EASY, knowing) | dict.fromkeys(_SETS, changing)
     watched: list[tuple[Tensor, Tensor]] = []
-    # Half the time of float32 on this class of machine; master weights stay in float32.
-    with torch.autocast("cpu", torch.bfloat16):
+    # Half the time of float32 on CPUs; master weights stay in float32.
+    with torch.autocast(lesson.ids.device.type, torch.bfloat16):
         layers = run(model, lesson, watched)
     picked = lesson.labels >= 0
     logits = F.linear(layers[-1][picked].float(), model.model.language_model.embed_tokens.weight)
@@ -363,11 +365,12 @@ def lesson_loss(
     knows = probes.losses(layers, lesson)
     helped = looking * torch.stack(list(looks.values())).sum()
     for name, value in knows.items():
-        helped = helped + (knowing if name in _EASY else naming) * value
+        helped = helped + weight_of.get(name, naming) * value
     free = weights > 0.5
     right = (logits.argmax(-1) == labels)[free].float().mean()
     told = {"answer": answer, "tokens": right, **looks, **knows}
-    return answer + helped, {name: float(value.detach()) for name, value in told.items()}
+    numbers = torch.stack([value.detach() for value in told.values()]).tolist()
+    return answer + helped, dict(zip(told, numbers, strict=True))
 
 
 def draw_loudness(rng: np.random.Generator, size: int, most: float) -> list[Loudness]:

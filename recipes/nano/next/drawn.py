@@ -1,5 +1,5 @@
-"""Pictures drawn in a process of their own, ahead of the training: drawing takes as long as
-learning from what is drawn.
+"""What is learnt from is drawn in processes of their own, ahead of the training: drawing takes
+about as long as learning from what is drawn.
 """
 
 from __future__ import annotations
@@ -9,27 +9,37 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 
-T = TypeVar("T")
+Told = TypeVar("Told")
+Drawn = TypeVar("Drawn")
 DEPTH = 4
-"""Steps that are drawn and wait."""
+"""Steps that are drawn and wait, for each process."""
 
 
-class DrawnAhead(Generic[T]):
-    """What `draw` makes for each step, from a generator that depends on seed and step alone."""
+class DrawnAhead(Generic[Told, Drawn]):
+    """What `draw` makes for each step, from a generator that depends on seed and step alone and
+    from what `tell` says of that step."""
 
-    def __init__(self, draw: Callable[[np.random.Generator], T], seed: int, steps: int) -> None:
-        self._draw, self._seed, self._steps = draw, seed, steps
-        self._waiting: dict[int, Future[T]] = {}
+    def __init__(
+        self,
+        draw: Callable[[np.random.Generator, Told], Drawn],
+        tell: Callable[[int], Told],
+        seed: int,
+        steps: int,
+        workers: int = 1,
+    ) -> None:
+        self._tell, self._seed, self._steps = tell, seed, steps
+        self._depth = DEPTH * workers
+        self._waiting: dict[int, Future[Drawn]] = {}
         # Spawned: a fork would share the training's threads, locked as they happen to be.
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(1, context, _begin)
+        self._pool = ProcessPoolExecutor(workers, context, _begin, (draw,))
 
-    def __enter__(self) -> DrawnAhead[T]:
+    def __enter__(self) -> DrawnAhead[Told, Drawn]:
         return self
 
     def __exit__(
@@ -40,19 +50,25 @@ class DrawnAhead(Generic[T]):
     ) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def step(self, number: int) -> T:
+    def step(self, number: int) -> Drawn:
         """What is drawn for a step; steps are asked for in order."""
-        for ahead in range(number, min(self._steps, number + DEPTH)):
+        for ahead in range(number, min(self._steps, number + self._depth)):
             if ahead not in self._waiting:
-                self._waiting[ahead] = self._pool.submit(_drawn, self._draw, self._seed, ahead)
+                told = self._tell(ahead)
+                self._waiting[ahead] = self._pool.submit(_drawn, self._seed, ahead, told)
         return self._waiting.pop(number).result()
 
 
-def _begin() -> None:
+_draw: Callable[[np.random.Generator, Any], Any]
+
+
+def _begin(draw: Callable[[np.random.Generator, Any], Any]) -> None:
+    global _draw
+    _draw = draw
     torch.set_num_threads(1)
     # Ctrl-C is for the training, which ends the step at hand.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _drawn(draw: Callable[[np.random.Generator], T], seed: int, step: int) -> T:
-    return draw(np.random.default_rng((seed, step)))
+def _drawn(seed: int, step: int, told: Any) -> Any:
+    return _draw(np.random.default_rng((seed, step)), told)

@@ -92,8 +92,6 @@ class LessonMaker:
         match_layer: int = LAYERS - 1,
     ) -> None:
         self._tokenizer, self._odds, self.match_layer = tokenizer, odds, match_layer
-        self.alike: Sequence[int] = ()
-        """Positions from one pair to another that look to the model as if they were one."""
         self._absent = ABSENT if absent is None else absent
         self._cache: dict[str, list[int]] = {}
 
@@ -105,10 +103,15 @@ class LessonMaker:
         return self._cache[text]
 
     def row(
-        self, rng: np.random.Generator, course: Course, grid: tuple[int, int], questions: int
+        self,
+        rng: np.random.Generator,
+        course: Course,
+        grid: tuple[int, int],
+        questions: int,
+        alike: Sequence[int] = (),
     ) -> Sheet:
-        """A video and as many questions as it allows, at most `questions`."""
-        sheet, pads, at = self.video(rng, course, grid)
+        """A video and at most `questions` questions, as it allows; `alike` as in `video`."""
+        sheet, pads, at = self.video(rng, course, grid, alike)
         for number in range(questions):
             asked = _draw_question(rng, course, self._odds, self._absent)
             if asked is not None:
@@ -116,17 +119,27 @@ class LessonMaker:
         return sheet
 
     def video(
-        self, rng: np.random.Generator, course: Course, grid: tuple[int, int]
+        self,
+        rng: np.random.Generator,
+        course: Course,
+        grid: tuple[int, int],
+        alike: Sequence[int] = (),
+        may_move: frozenset[int] | None = None,
     ) -> tuple[Sheet, list[dict[int, int]], int]:
-        """A sheet without questions, each pair's columns by merged token, and the next position."""
+        """A sheet without questions, each pair's columns by merged token, and the next position.
+
+        `alike`: positions from one pair to another that look to the model as if they were one.
+        Pairs of `may_move`, or any, come to stand so far behind an earlier one.
+        """
         sheet, pads = Sheet(), []
         begins: list[int] = []
         at = sheet.say(self.encode("<|im_start|>user\n"), course.start, -1)
-        odds = ALIKE_ODDS if self.alike and rng.uniform() < ALIKE_ODDS else 0.0
+        odds = ALIKE_ODDS if alike and rng.uniform() < ALIKE_ODDS else 0.0
         for number, shown in enumerate(course.pairs):
             at += int(course.gaps[number])
-            if begins and rng.uniform() < odds:
-                at += _to_alike_place(rng, begins, at, self.alike)
+            moves = may_move is None or number in may_move
+            if begins and moves and rng.uniform() < odds:
+                at += _to_alike_place(rng, begins, at, alike)
             begins.append(at)
             at, own = self._pair(sheet, course, number, at, grid)
             pads.append(own)

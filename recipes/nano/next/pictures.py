@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -38,16 +38,23 @@ Box = tuple[float, float, float, float]
 class Pictures:
     """Patch pairs of one grid with what each token should hold."""
 
-    pairs: npt.NDArray[np.uint8]
-    """(pairs, 2, H, W, 3)."""
+    pairs: Tensor
+    """(pairs, 2, H, W, 3) uint8."""
     things: Tensor
     """(pairs, tokens, classes) 0 or 1: at the token of a thing's centre."""
     letters: Tensor
     """(pairs, tokens, slots) index of the letter, −1 where there is none."""
     is_told: Tensor
     """(pairs, tokens) bool: off where something is so near that either is right."""
+    beside: Tensor
+    """(pairs, tokens) a neighbour whose only thing or code is so near that this token may hold it
+    too, in part or in full, and nothing else; −1 where there is none."""
     spelt: Tensor
     """(pairs, patches in merge-block order, 2): letter and slot at a letter's middle, else −1."""
+
+    def to(self, device: torch.device) -> Pictures:
+        parts = (getattr(self, part.name) for part in fields(self))
+        return Pictures(*(part.to(device) for part in parts))
 
 
 def draw_pictures(
@@ -60,18 +67,22 @@ def draw_pictures(
     clutter(image, generator)
     frames = image.permute(0, 1, 3, 4, 2).contiguous().numpy()
     tokens = grid[0] * grid[1]
-    things = torch.zeros(n, tokens, len(CLASSES))
-    letters = torch.full((n, tokens, CODE_LENGTH), -1)
-    is_told = torch.ones(n, tokens, dtype=torch.bool)
-    spelt = torch.full((n, 4 * tokens, 2), -1)
+    labels = [_Labels.blank(tokens) for _ in range(n)]
     room = height * width / (66 * 80)
-    for i in range(n):
+    for own, frame_pair in zip(labels, frames, strict=True):
         taken: list[Box] = []
         for _ in range(int(rng.poisson(1.5 * room * items)) + (rng.uniform() < 0.5)):
             draw = _add_code if rng.uniform() < 0.66 else _add_thing
-            draw(frames[i], taken, rng, (things[i], letters[i], is_told[i], spelt[i]), grid)
+            draw(frame_pair, taken, rng, own, grid)
     pairs = np.stack([_spoil(pair, rng) for pair in frames])
-    return Pictures(pairs, things, letters, is_told, spelt)
+    return Pictures(
+        torch.from_numpy(pairs),
+        torch.stack([own.things for own in labels]),
+        torch.stack([own.letters for own in labels]),
+        torch.stack([(own.near == 0) | (own.homes > 0) for own in labels]),
+        torch.stack([own.beside_one() for own in labels]),
+        torch.stack([own.spelt for own in labels]),
+    )
 
 
 def _spoil(pair: Frame, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
@@ -89,14 +100,54 @@ def _spoil(pair: Frame, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     return np.asarray(image).reshape(pair.shape)
 
 
-Labels = tuple[Tensor, Tensor, Tensor, Tensor]
+@dataclass(slots=True)
+class _Labels:
+    """What one pair's tokens should hold, under construction."""
+
+    things: Tensor
+    letters: Tensor
+    spelt: Tensor
+    homes: Tensor
+    """(tokens,) things and codes with their middle in it."""
+    near: Tensor
+    """(tokens,) things and codes with their middle in a neighbour, close to the edge."""
+    beside: Tensor
+    """(tokens,) that neighbour, the last of them; −1 where there is none."""
+
+    @staticmethod
+    def blank(tokens: int) -> _Labels:
+        return _Labels(
+            torch.zeros(tokens, len(CLASSES)),
+            torch.full((tokens, CODE_LENGTH), -1),
+            torch.full((4 * tokens, 2), -1),
+            torch.zeros(tokens, dtype=torch.long),
+            torch.zeros(tokens, dtype=torch.long),
+            torch.full((tokens,), -1),
+        )
+
+    def claim(self, at_px: tuple[float, float], grid: tuple[int, int]) -> int:
+        """The token that holds (x, y)."""
+        cols, rows = (_near_tokens(v, n) for v, n in zip(at_px, (grid[1], grid[0]), strict=True))
+        home = rows[0][0] * grid[1] + cols[0][0]
+        self.homes[home] += 1
+        for row, row_is_near in rows:
+            for col, col_is_near in cols:
+                if row_is_near or col_is_near:
+                    self.near[row * grid[1] + col] += 1
+                    self.beside[row * grid[1] + col] = home
+        return home
+
+    def beside_one(self) -> Tensor:
+        """`Pictures.beside`."""
+        is_one = (self.near == 1) & (self.homes == 0) & (self.homes[self.beside] == 1)
+        return torch.where(is_one, self.beside, -1)
 
 
 def _add_code(
     frames: Frame,
     taken: list[Box],
     rng: np.random.Generator,
-    labels: Labels,
+    labels: _Labels,
     grid: tuple[int, int],
 ) -> None:
     _, height, width, _ = frames.shape
@@ -113,24 +164,11 @@ def _add_code(
     for number in _frames_shown(rng):
         side = number - 0.5
         blend(frames[number], written, x + dx * side, y + dy * side)
-    _, letters, is_told, spelt = labels
-    home = _claim_home(is_told, place, grid)
-    letters[home] = torch.tensor([ALPHABET.index(letter) for letter in code])
+    letters = torch.tensor([ALPHABET.index(letter) for letter in code])
+    labels.letters[labels.claim(place, grid)] = letters
     for slot, (letter, letter_x) in enumerate(zip(code, written.letters_x, strict=True)):
         patch = _patch_at(x - wide / 2 + letter_x, y, grid)
-        spelt[patch] = torch.tensor([ALPHABET.index(letter), slot])
-
-
-def _claim_home(is_told: Tensor, at_px: tuple[float, float], grid: tuple[int, int]) -> int:
-    """The token that holds (x, y); neighbours so near that either is right are no longer told."""
-    cols, rows = (_near_tokens(v, n) for v, n in zip(at_px, (grid[1], grid[0]), strict=True))
-    for row, row_is_near in rows:
-        for col, col_is_near in cols:
-            if row_is_near or col_is_near:
-                is_told[row * grid[1] + col] = False
-    home = rows[0][0] * grid[1] + cols[0][0]
-    is_told[home] = True
-    return home
+        labels.spelt[patch] = torch.tensor([ALPHABET.index(letter), slot])
 
 
 def _patch_at(x: float, y: float, grid: tuple[int, int]) -> int:
@@ -156,7 +194,7 @@ def _add_thing(
     frames: Frame,
     taken: list[Box],
     rng: np.random.Generator,
-    labels: Labels,
+    labels: _Labels,
     grid: tuple[int, int],
 ) -> None:
     _, height, width, _ = frames.shape
@@ -173,9 +211,7 @@ def _add_thing(
     for number in _frames_shown(rng):
         side = number - 0.5
         _paint(frames[number], (x + dx * side, y + dy * side), radius, stretch, shape, tint)
-    things, _, is_told, _ = labels
-    home = _claim_home(is_told, (x, y), grid)
-    things[home, colour * len(SHAPES) + shape] = 1
+    labels.things[labels.claim((x, y), grid), colour * len(SHAPES) + shape] = 1
 
 
 def _paint(

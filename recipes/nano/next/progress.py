@@ -4,6 +4,7 @@ a stop.
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
 import time
@@ -26,6 +27,16 @@ def rate(peak: float, step: int, steps: int, decline: float) -> float:
     return peak * min(1.0, (step + 1) / 60) * min(1.0, max(0.01, (1 - step / steps) / decline))
 
 
+def add_shared(parser: argparse.ArgumentParser) -> None:
+    """Options of every step that learns."""
+    has_gpu = torch.cuda.is_available()
+    parser.add_argument("--device", default="cuda" if has_gpu else "cpu")
+    parser.add_argument("--threads", type=int, default=1, help="of the training, on a CPU")
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw ahead")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--begin", default="", help="run to go on from, or 'published'")
+
+
 @dataclass(slots=True)
 class Loop:
     """Runs steps from where a saved state stopped; step k draws from a generator of its own."""
@@ -43,15 +54,16 @@ class Loop:
         """Take up this run's state; where it has none, begin with what another run learnt, its
         optimiser's state left out, with what is published, or from nothing."""
         if self.path.exists():
-            saved = torch.load(self.path, weights_only=True)
+            saved = torch.load(self.path, weights_only=True, map_location="cpu")
             self.load(saved["state"])
             self.step = saved["step"]
             print(f"going on from step {self.step} of {self.steps}", flush=True)
         elif begin == PUBLISHED and begin_as_published:
             begin_as_published()
         elif begin:
-            learnt = torch.load(self.path.with_name(begin), weights_only=True)["state"]
-            self.load({name: part for name, part in learnt.items() if name != "optimizer"})
+            learnt = torch.load(self.path.with_name(begin), weights_only=True, map_location="cpu")
+            fresh = {n: part for n, part in learnt["state"].items() if n != "optimizer"}
+            self.load(fresh)
 
     def run(self, one: Callable[[np.random.Generator, int], dict[str, float]]) -> None:
         """Call `one` for each step that is left; it returns what to print. An interrupt ends it

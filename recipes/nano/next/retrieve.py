@@ -5,7 +5,9 @@ is asked among distractors that count manifold, and reads the answer out.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,16 +19,17 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from recipes.nano.network import new_model
 from recipes.nano.next import tokenizer as tokenizer_step
+from recipes.nano.next.alike import Alike, alike_distances
 from recipes.nano.next.courses import draw_course, worded_features
 from recipes.nano.next.decoder import (
     Lesson,
     Probes,
-    alike_distances,
     draw_loudness,
     join,
     lesson_loss,
     run,
 )
+from recipes.nano.next.drawn import DrawnAhead
 from recipes.nano.next.lessons import (
     ABSENT,
     EVEN_ODDS,
@@ -34,7 +37,7 @@ from recipes.nano.next.lessons import (
     MORE_ABSENT,
     LessonMaker,
 )
-from recipes.nano.next.progress import Loop, rate
+from recipes.nano.next.progress import Loop, add_shared, rate
 from recipes.nano.next.shape import LAYERS, RUNS, config, published_part
 from recipes.nano.next.span_courses import draw_spans
 from recipes.nano.next.span_lessons import SpanLessons
@@ -44,10 +47,11 @@ GRIDS = ((2, 2), (2, 3), (2, 4), (3, 4), (3, 5), (4, 6), (6, 8), (8, 8), (7, 12)
 QUESTIONS = 8
 TOKENS_PER_PAIR, TOKENS_PER_QUESTION = 14, 26
 SPAN_QUESTIONS, TOKENS_PER_SPAN_QUESTION = 4, 50
+CODES, SPANS = "codes", "spans"
+"""Kinds of lessons."""
+SPAN_PAIRS = (3, 40)
 LOUDEST = 8.0
 """log of how many times ground counts at most: a million tokens against a few hundred."""
-ALIKE_EVERY, ALIKE_KEPT = 100, 6
-"""Steps after which distances that look alike are sought again, and how many such sets are kept."""
 FIRST_GAINS = (1.5, 1.5, 2.2)
 """Where each layer's gains of queries and keys begin: with 1, scores reach 8 at most, and ln(10⁶)
 is 14. The last tells what misses a letter from what misses none."""
@@ -65,15 +69,18 @@ class Trainer:
     model: Qwen3VLForConditionalGeneration
     probes: Probes
     optimizer: Optimizers
-    alike: list[list[int]] = field(default_factory=list)
-    """Sets of distances at which pairs look alike, the newest last."""
+    alike: Alike = field(default_factory=Alike)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
 
     def state(self) -> dict[str, Any]:
         return {
             "text": self.model.model.language_model.state_dict(),
             "probes": self.probes.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "alike": self.alike,
+            "alike": self.alike.found,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -82,16 +89,15 @@ class Trainer:
         self.probes.load_state_dict(state["probes"], strict=False)
         if "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
-            self.alike = state.get("alike", [])
+            self.alike = Alike(state["alike"])
 
-    def seek_alike(self, lesson: Lesson) -> None:
-        """Find anew at which distances pairs look alike."""
+    def seek_alike(self, kind: str, step: int, lesson: Lesson) -> None:
+        """Find anew at which distances pairs look alike in lessons of this kind."""
         text = self.model.model.language_model
         watched: list[tuple[Tensor, Tensor]] = []
         with torch.no_grad():
             run(self.model, lesson, watched)
-        found = alike_distances(watched, lesson, text.rotary_emb.inv_freq)
-        self.alike = [*self.alike[1 - ALIKE_KEPT :], found]
+        self.alike.add(kind, step, alike_distances(watched, lesson, text.rotary_emb.inv_freq))
 
     def begin_as_published(self) -> None:
         """The decoder of the checkpoint in use; probes and optimiser begin anew."""
@@ -115,8 +121,10 @@ def grown(text: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
     return out
 
 
-def new_trainer(seed: int, lr: float, layers: int = LAYERS) -> Trainer:
+def new_trainer(seed: int, lr: float, layers: int = LAYERS, device: str = "cpu") -> Trainer:
     model, probes = new_model(seed, config(layers)), Probes(with_spans=layers > LAYERS)
+    nn.Module.to(model, device)
+    probes.to(device)
     text = model.model.language_model
     for layer, gain in zip(text.layers, FIRST_GAINS[: layers - 1] + FIRST_GAINS[-1:], strict=True):
         nn.init.constant_(layer.self_attn.q_norm.weight, gain)
@@ -134,12 +142,14 @@ def draw_lesson(
     pairs: tuple[int, int],
     tokens: int,
     loudest: float,
+    alike: Sequence[int] = (),
 ) -> Lesson:
     """A batch of about `tokens` tokens, rows of one length."""
     count, grids = _draw_sizes(rng, pairs, tokens, QUESTIONS * TOKENS_PER_QUESTION)
     courses = [draw_course(rng, count, rows * cols) for rows, cols in grids]
     sheets = [
-        maker.row(rng, course, grid, QUESTIONS) for course, grid in zip(courses, grids, strict=True)
+        maker.row(rng, course, grid, QUESTIONS, alike)
+        for course, grid in zip(courses, grids, strict=True)
     ]
     features = [worded_features(rng, course) for course in courses]
     return join(sheets, features, draw_loudness(rng, len(sheets), loudest))
@@ -152,12 +162,14 @@ def draw_span_lesson(
     pairs: tuple[int, int],
     tokens: int,
     loudest: float,
+    alike: Sequence[int] = (),
 ) -> Lesson:
     """The same, of `find` questions."""
     count, grids = _draw_sizes(rng, pairs, tokens, SPAN_QUESTIONS * TOKENS_PER_SPAN_QUESTION)
     drawn = [draw_spans(rng, count, rows * cols) for rows, cols in grids]
     sheets = [
-        lessons.row(rng, own, grid, SPAN_QUESTIONS) for own, grid in zip(drawn, grids, strict=True)
+        lessons.row(rng, own, grid, SPAN_QUESTIONS, alike)
+        for own, grid in zip(drawn, grids, strict=True)
     ]
     features = [worded_features(rng, own.course) for own in drawn]
     return join(sheets, features, draw_loudness(rng, len(sheets), loudest))
@@ -172,21 +184,80 @@ def _draw_sizes(
     return count, [GRIDS[int(rng.integers(len(GRIDS)))] for _ in range(size)]
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What is learnt at which step; drawn in other processes."""
+
+    tokenizer: Tokenizer
+    steps: int
+    tokens: int
+    goes_on: bool
+    """Whether it begins with what another run learnt: then lessons are as hard as they get."""
+    spans: float
+    """Share of lessons about spans."""
+
+    @property
+    def layers(self) -> int:
+        return LAYERS + (self.spans > 0)
+
+    @cached_property
+    def early(self) -> LessonMaker:
+        return LessonMaker(self.tokenizer, FIRST_ODDS, ABSENT, self.layers - 1)
+
+    @cached_property
+    def later(self) -> LessonMaker:
+        return LessonMaker(self.tokenizer, EVEN_ODDS, MORE_ABSENT, self.layers - 1)
+
+    def share(self, step: int) -> float:
+        """How far the course has come."""
+        return 1.0 if self.goes_on else step / self.steps
+
+    def kind(self, step: int) -> str:
+        """SPANS or CODES, evenly spread."""
+        is_about_spans = int((step + 1) * self.spans) > int(step * self.spans)
+        return SPANS if is_about_spans else CODES
+
+    def draw(self, rng: np.random.Generator, told: tuple[int, list[int]]) -> Lesson:
+        """The lesson of a step, given at which distances pairs look alike."""
+        step, alike = told
+        share = self.share(step)
+        sizes: dict[str, Any] = {
+            "tokens": self.tokens,
+            "loudest": LOUDEST * min(1.0, share / 0.3),
+            "alike": alike,
+        }
+        if self.kind(step) == SPANS:
+            return draw_span_lesson(rng, SpanLessons(self.later), pairs=SPAN_PAIRS, **sizes)
+        longest = 4 + int(24 * min(1.0, share / EARLY))
+        maker = self.early if share < EARLY else self.later
+        return draw_lesson(rng, maker, pairs=(3, longest), **sizes)
+
+
 @torch.no_grad()
-def try_out(model: Qwen3VLForConditionalGeneration, maker: LessonMaker, loudest: float) -> str:
+def try_out(model: Qwen3VLForConditionalGeneration, plan: Plan) -> str:
     """Whole answers right, teacher-forced, on rows of other seeds at full loudness."""
-    right = total = 0
-    for number in range(6):
-        rng = np.random.default_rng((88, number))
-        lesson = draw_lesson(rng, maker, pairs=(16, 32), tokens=5000, loudest=loudest)
-        logits = F.linear(
-            run(model, lesson, [])[-1], model.model.language_model.embed_tokens.weight
+    words = model.model.language_model.embed_tokens.weight
+    draws: dict[str, Callable[[np.random.Generator], Lesson]] = {
+        CODES: lambda rng: draw_lesson(
+            rng, plan.later, pairs=(16, 32), tokens=5000, loudest=LOUDEST
         )
-        wrong = (logits.argmax(-1) != lesson.labels) & (lesson.weights > 0.5)
-        for answers, faults in zip(lesson.weights > 0.5, wrong, strict=True):
-            hits, count = whole_answers(answers, faults)
-            right, total = right + hits, total + count
-    return f"whole answers {right}/{total}"
+    }
+    if plan.spans:
+        draws[SPANS] = lambda rng: draw_span_lesson(
+            rng, SpanLessons(plan.later), pairs=(16, 40), tokens=5000, loudest=LOUDEST
+        )
+    parts = []
+    for kind, draw in draws.items():
+        right = total = 0
+        for number in range(6):
+            lesson = draw(np.random.default_rng((88, number)))
+            said = F.linear(run(model, lesson.to(model.device), [])[-1], words).argmax(-1).cpu()
+            free = lesson.weights > 0.5
+            for answers, faults in zip(free, (said != lesson.labels) & free, strict=True):
+                hits, count = whole_answers(answers, faults)
+                right, total = right + hits, total + count
+        parts.append(f"{kind}: whole answers {right}/{total}")
+    return "; ".join(parts)
 
 
 def whole_answers(answers: Tensor, faults: Tensor) -> tuple[int, int]:
@@ -207,38 +278,23 @@ def main() -> None:
     parser.add_argument("--looking", type=float, default=0.3, help="weight of told looks")
     parser.add_argument("--knowing", type=float, default=0.25, help="weight of letters and times")
     parser.add_argument("--naming", type=float, default=0.5, help="weight of names of things")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--changing", type=float, default=3.0, help="weight of what comes and goes")
     parser.add_argument("--name", default="decoder.pt")
-    parser.add_argument("--begin", default="", help="run to go on from, or 'published'")
+    add_shared(parser)
     parser.add_argument("--spans", type=float, default=0.0, help="share of lessons about spans")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     RUNS.mkdir(parents=True, exist_ok=True)
-    tokenizer: Tokenizer = tokenizer_step.build()
-    layers = LAYERS + (options.spans > 0)
-    early = LessonMaker(tokenizer, FIRST_ODDS, ABSENT, layers - 1)
-    later = LessonMaker(tokenizer, EVEN_ODDS, MORE_ABSENT, layers - 1)
-    spans = SpanLessons(later)
-    trainer = new_trainer(options.seed, options.lr, layers)
+    plan = Plan(
+        tokenizer_step.build(), options.steps, options.tokens, bool(options.begin), options.spans
+    )
+    trainer = new_trainer(options.seed, options.lr, plan.layers, options.device)
     loop = Loop(RUNS / options.name, options.steps, options.seed, trainer.state, trainer.load)
     loop.resume(options.begin, trainer.begin_as_published)
 
-    def one(rng: np.random.Generator, step: int) -> dict[str, float]:
-        share = 1.0 if options.begin else step / options.steps
-        longest = 4 + int(24 * min(1.0, share / EARLY))
-        loudest = LOUDEST * min(1.0, share / 0.3)
-        maker = early if share < EARLY else later
-        later.alike = [distance for found in trainer.alike for distance in found]
-        is_about_spans = bool(options.spans) and rng.uniform() < options.spans
-        if is_about_spans:
-            lesson = draw_span_lesson(
-                rng, spans, pairs=(3, 40), tokens=options.tokens, loudest=loudest
-            )
-        else:
-            lesson = draw_lesson(
-                rng, maker, pairs=(3, longest), tokens=options.tokens, loudest=loudest
-            )
+    def one(_rng: np.random.Generator, step: int) -> dict[str, float]:
+        share, kind = plan.share(step), plan.kind(step)
+        lesson = drawn.step(step).to(trainer.device)
         loss, told = lesson_loss(
             trainer.model,
             trainer.probes,
@@ -246,18 +302,23 @@ def main() -> None:
             looking=options.looking,
             knowing=options.knowing if share < EARLY else 0.0,
             naming=options.naming,
+            changing=options.changing,
             margin=MARGIN * min(1.0, max(0.0, (share - EARLY) / (LATE - EARLY))),
         )
         trainer.optimizer.set_lr(rate(options.lr, step, options.steps, options.decline))
         trainer.optimizer.step(loss)
-        if options.begin and step % ALIKE_EVERY == 0 and not is_about_spans:
-            trainer.seek_alike(lesson)
+        if plan.goes_on and trainer.alike.is_due(kind, step):
+            trainer.seek_alike(kind, step, lesson)
         if step % 500 == 499:
-            print(try_out(trainer.model, later, loudest), flush=True)
+            print(try_out(trainer.model, plan), flush=True)
         return told
 
-    loop.run(one)
-    print(try_out(trainer.model, later, LOUDEST), flush=True)
+    def tell(step: int) -> tuple[int, list[int]]:
+        return step, trainer.alike.known(plan.kind(step), step)
+
+    with DrawnAhead(plan.draw, tell, options.seed, options.steps, options.workers) as drawn:
+        loop.run(one)
+    print(try_out(trainer.model, plan), flush=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from recipes.nano.codes import CODE_NORM, LETTER_NORM, class_codes, ground_code,
 from recipes.nano.network import encode_pairs, new_model, patchify
 from recipes.nano.next.drawn import DrawnAhead
 from recipes.nano.next.pictures import Pictures, draw_pictures
-from recipes.nano.next.progress import Loop, rate
+from recipes.nano.next.progress import Loop, add_shared, rate
 from recipes.nano.next.shape import LAYERS, RUNS, config, published_part
 from recipes.nano.optimizers import Optimizers
 from recipes.nano.shape import CHECKPOINT as SHIPPED
@@ -28,7 +28,6 @@ from recipes.nano.shape import VISION_HIDDEN
 
 GRIDS = ((2, 2), (2, 3), (2, 4), (3, 4), (3, 5), (4, 5), (4, 6), (6, 8), (8, 8), (12, 12))
 GRID_ODDS = (0.04, 0.06, 0.08, 0.2, 0.16, 0.12, 0.12, 0.1, 0.06, 0.06)
-TOKENS_PER_STEP = 600
 SHARP = 12.0
 """How sharply a letter's share in a feature is asked for."""
 
@@ -48,17 +47,29 @@ def tower(seed: int, layers: int = LAYERS) -> Qwen3VLForConditionalGeneration:
 
 def wanted_features(pictures: Pictures) -> Tensor:
     """(pairs, tokens, hidden): ground everywhere, things and letters where they are."""
-    wanted = ground_code() + pictures.things @ class_codes()
-    codes = letter_codes()
+    device = pictures.things.device
+    wanted = ground_code().to(device) + pictures.things @ class_codes().to(device)
+    codes = letter_codes().to(device)
     for slot in range(codes.shape[0]):
         index = pictures.letters[..., slot]
         wanted = wanted + codes[slot][index.clamp_min(0)] * (index >= 0)[..., None]
     return wanted
 
 
+def strayed(main: Tensor, wanted: Tensor, beside: Tensor) -> Tensor:
+    """(tokens beside a home,): squared distance to ground and any share, up to all, of what that
+    home holds. Left untold, they spelt a mixture of letters where a code stood on the edge."""
+    pair, at = (beside >= 0).nonzero(as_tuple=True)
+    ground = ground_code().to(main.device)
+    held, theirs = main[pair, at] - ground, wanted[pair, beside[pair, at]] - ground
+    share = (held * theirs).sum(-1, keepdim=True) / theirs.square().sum(-1, keepdim=True)
+    return (held - share.detach().clamp(0, 1) * theirs).square().sum(-1)
+
+
 def letter_scores(features: Tensor) -> Tensor:
     """(…, hidden) → (…, slots, letters): 1 where a letter stands in full, 0 where it does not."""
-    return torch.einsum("...d,sld->...sl", features, letter_codes() / LETTER_NORM**2)
+    codes = letter_codes().to(features.device)
+    return torch.einsum("...d,sld->...sl", features, codes / LETTER_NORM**2)
 
 
 class SpellingProbe(nn.Module):
@@ -86,13 +97,16 @@ def reading_loss(
     told = pictures.is_told
     home = pictures.letters[..., 0] >= 0
     num_codes, num_things = max(1, int(home.sum())), max(1, int(pictures.things.sum()))
-    gap = (main - wanted_features(pictures)).square().sum(-1)
+    wanted = wanted_features(pictures)
+    gap = (main - wanted).square().sum(-1)
+    astray = strayed(main, wanted, pictures.beside).sum() / (num_codes + num_things)
     distance = gap[told].sum() / (num_codes + num_things)
     scores = letter_scores(main[home])
     letters = pictures.letters[home]
     spelling = F.cross_entropy(SHARP * scores.flatten(0, 1), letters.flatten(), reduction="sum")
     spelling = spelling / num_codes
-    named = main[told] @ (class_codes() / CODE_NORM**2).T * SHARP - SHARP / 2
+    names = class_codes().to(main.device) / CODE_NORM**2
+    named = main[told] @ names.T * SHARP - SHARP / 2
     naming = F.binary_cross_entropy_with_logits(named, pictures.things[told], reduction="sum")
     naming = naming / num_things
     right = (scores.argmax(-1) == letters).all(-1).float()
@@ -100,16 +114,18 @@ def reading_loss(
     told_numbers = {
         "letters": float(probed.detach()),
         "distance": float(distance.detach()),
+        "astray": float(astray.detach()),
         "spelling": float(spelling.detach()),
         "naming": float(naming.detach()),
         "read": float(right.mean()) if len(right) else 1.0,
     }
-    return 0.5 * distance + spelling + 0.5 * naming + probed, told_numbers
+    return 0.5 * (distance + astray) + spelling + 0.5 * naming + probed, told_numbers
 
 
-def _draw(rng: np.random.Generator) -> tuple[Pictures, tuple[int, int]]:
+def draw(rng: np.random.Generator, tokens: int) -> tuple[Pictures, tuple[int, int]]:
+    """A batch of about `tokens` tokens, and its grid."""
     grid = GRIDS[int(rng.choice(len(GRIDS), p=GRID_ODDS))]
-    count = max(1, TOKENS_PER_STEP // (grid[0] * grid[1]))
+    count = max(1, tokens // (grid[0] * grid[1]))
     return draw_pictures(count, grid, rng, items=float(rng.uniform(0.5, 2.2))), grid
 
 
@@ -118,11 +134,10 @@ def features_of(
 ) -> tuple[Tensor, Tensor]:
     """(pairs, tokens, hidden) float32, and what patches hold before the last block."""
     watched: list[Tensor] = []
-    # Half the time of float32 on this class of machine.
-    with torch.autocast("cpu", torch.bfloat16):
-        main = encode_pairs(model, patchify(pictures.pairs), grid, deep_too=False, watched=watched)[
-            0
-        ]
+    # Half the time of float32 on CPUs.
+    with torch.autocast(model.device.type, torch.bfloat16):
+        patches = patchify(pictures.pairs)
+        main, *_ = encode_pairs(model, patches, grid, deep_too=False, watched=watched)
     return main.float(), watched[-2]
 
 
@@ -153,8 +168,9 @@ class Reader:
         self.model.model.visual.load_state_dict(published_part("model.visual."))
 
 
-def new_reader(seed: int, lr: float) -> Reader:
-    model, probe = tower(seed), SpellingProbe()
+def new_reader(seed: int, lr: float, device: str = "cpu") -> Reader:
+    model, probe = tower(seed), SpellingProbe().to(device)
+    nn.Module.to(model, device)
     visual = model.model.visual
     visual.deepstack_merger_list.requires_grad_(False)
     named = [(n, p) for n, p in visual.named_parameters() if p.requires_grad]
@@ -171,7 +187,7 @@ def try_out(model: Qwen3VLForConditionalGeneration, pairs: int = 40) -> str:
     for number, grid in enumerate(((2, 2), (3, 4), (4, 6), (12, 12))):
         rng = np.random.default_rng((77, number))
         count = max(2, pairs * 12 // (grid[0] * grid[1]))
-        pictures = draw_pictures(count, grid, rng)
+        pictures = draw_pictures(count, grid, rng).to(model.device)
         main, _ = features_of(model, pictures, grid)
         home = pictures.letters[..., 0] >= 0
         right = (letter_scores(main[home]).argmax(-1) == pictures.letters[home]).all(-1)
@@ -186,19 +202,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=14000)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--decline", type=float, default=0.75)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tokens", type=int, default=600, help="tokens per step")
     parser.add_argument("--name", default="reader.pt")
-    parser.add_argument("--begin", default="", help="run to go on from, or 'published'")
+    add_shared(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     RUNS.mkdir(parents=True, exist_ok=True)
-    reader = new_reader(options.seed, options.lr)
+    reader = new_reader(options.seed, options.lr, options.device)
     loop = Loop(RUNS / options.name, options.steps, options.seed, reader.state, reader.load)
     loop.resume(options.begin, reader.begin_as_published)
 
     def one(_rng: np.random.Generator, step: int) -> dict[str, float]:
         pictures, grid = drawn.step(step)
+        pictures = pictures.to(reader.model.device)
         main, patches = features_of(reader.model, pictures, grid)
         loss, told = reading_loss(main, patches, pictures, reader.probe)
         reader.optimizer.set_lr(rate(options.lr, step, options.steps, options.decline))
@@ -207,7 +223,10 @@ def main() -> None:
             print(try_out(reader.model), flush=True)
         return told
 
-    with DrawnAhead(_draw, options.seed, options.steps) as drawn:
+    def tell(_step: int) -> int:
+        return int(options.tokens)
+
+    with DrawnAhead(draw, tell, options.seed, options.steps, options.workers) as drawn:
         loop.run(one)
     print(try_out(reader.model, 160), flush=True)
 

@@ -12,6 +12,8 @@ from recipes.nano.pictures import CAST_SIZE, CLASSES
 FAR = 40_000
 """Positions that 32K tokens of video reach, with room."""
 MOST_EVENTS = 5
+LAST_S = 8.0
+"""Kept for the end of the video, which is a time too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +53,10 @@ def draw_spans(rng: np.random.Generator, count: int, tokens: int) -> SpanCourse:
     still = [i for i in range(1, count) if shown[i].keys() == shown[i - 1].keys()]
     hidden = _gaps_before(rng, still)
     seconds, gaps = _times_and_gaps(rng, count, hidden)
-    step_s = float(seconds[-1] - seconds[-2]) / 2 if count > 1 else 0.5
     room = max(1, FAR - int(gaps.sum()) - 40 * count)
     start = int(rng.integers(room)) if rng.uniform() < 0.6 else 0
+    # Not from the last two: much may be left out between them.
+    step_s = float(np.diff(seconds).min(initial=8.0)) / 2
     end_s = round(float(seconds[-1]) + max(0.1, step_s), 1)
     course = Course(tuple(pairs), seconds, end_s, gaps, start, strengths)
     return SpanCourse(course, spans, hidden)
@@ -114,10 +117,10 @@ def _times_and_gaps(
             waited = float(100 * rng.integers(1, 5)) - (times[i - 1] - then) % 100
         times[i] = times[i - 1] + max(waited, 2 * step_s)
     times += step_s / 2
-    room_s = max(1.0, LATEST_S - float(times[-1]))
+    room_s = max(1.0, LATEST_S - LAST_S - float(times[-1]))
     times += rng.choice([0.0, np.exp(rng.uniform(0, np.log(room_s))), rng.uniform(0, room_s)])
-    if times[-1] > LATEST_S:
-        times *= LATEST_S / times[-1]
+    if times[-1] > LATEST_S - LAST_S:
+        times *= (LATEST_S - LAST_S) / times[-1]
     times = np.round(times, 1)
     for i in range(1, count):
         times[i] = max(times[i], round(times[i - 1] + 0.1, 1))

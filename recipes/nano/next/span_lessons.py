@@ -8,6 +8,7 @@ however many events there are, and nothing has to be counted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -203,10 +204,16 @@ class SpanLessons:
         self._maker = maker
 
     def row(
-        self, rng: np.random.Generator, drawn: SpanCourse, grid: tuple[int, int], questions: int
+        self,
+        rng: np.random.Generator,
+        drawn: SpanCourse,
+        grid: tuple[int, int],
+        questions: int,
+        alike: Sequence[int] = (),
     ) -> Sheet:
-        """A video and `questions` questions, a third of them about what is never shown."""
-        sheet, pads, at = self._maker.video(rng, drawn.course, grid)
+        """A video and `questions` questions, a third of them about what is never shown. Only what
+        stands behind a gap may be moved: other pairs must know the one before."""
+        sheet, pads, at = self._maker.video(rng, drawn.course, grid, alike, drawn.hidden)
         ends = [max(own.values()) + 1 for own in pads]
         edges = _Edges.of(drawn)
         for number, own in enumerate(pads):
