@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -15,7 +16,7 @@ from recipes.nano.next.lessons import (
     COMING,
     GOING,
     NO_HUNDREDS,
-    UNLINKED,
+    NOTHING,
     LessonMaker,
     Sheet,
     clock_classes,
@@ -76,8 +77,8 @@ def shown_spans(drawn: SpanCourse, thing: int) -> list[tuple[float, float]]:
     return [*spans, (start, times[-1])] if start is not None else spans
 
 
-def test_an_end_knows_what_changed_and_since_when(lessons: SpanLessons) -> None:
-    linked = {COMING: 0, GOING: 0}
+def test_an_end_knows_what_changed_and_how_often_it_had_gone(lessons: SpanLessons) -> None:
+    numbers: dict[int, set[int]] = {COMING: set(), GOING: set()}
     for seed in SEEDS:
         drawn, sheet = draw_row(lessons, seed)
         ends = end_columns(sheet)
@@ -91,10 +92,35 @@ def test_an_end_knows_what_changed_and_since_when(lessons: SpanLessons) -> None:
                 *(now - before),
                 *(len(CLASSES) + thing for thing in before - now),
             }
-            for what in (COMING, GOING):
+            for what, things in ((COMING, now - before), (GOING, before - now)):
                 classes = knows.get((ends[number], what))
-                linked[what] += classes not in (None, UNLINKED)
-    assert min(linked.values()) > 10
+                assert (classes is None) == (len(things) != 1)
+                if classes is not None:
+                    (thing,) = things
+                    is_there = [thing in pair.things for pair in drawn.course.pairs[:number]]
+                    gone = sum(a and not b for a, b in itertools.pairwise(is_there))
+                    assert classes == (gone,)
+                    numbers[what].add(gone)
+    assert all(found >= {0, 1, 2} for found in numbers.values())
+
+
+def test_an_answer_counts_what_it_has_said(lessons: SpanLessons) -> None:
+    _, sheet = draw_row(lessons, 1)
+    numbers = {at: classes[0] for at, what, classes in sheet.knows if what in (COMING, GOING)}
+    counted = 0
+    for layer, head, row, columns in sheet.looks:
+        if (layer, head) != (1, 1) or sheet.owner[row] > -2:
+            continue
+        closed = [
+            column
+            for column in range(row + 1)
+            if sheet.owner[column] == sheet.owner[row]
+            and TOKENIZER.decode([sheet.ids[column]]) == "}"
+        ]
+        assert columns == [NOTHING, *closed]
+        assert numbers[row] == len(closed)
+        counted += bool(closed)
+    assert counted > 10
 
 
 def test_every_step_of_an_answer_looks_at_the_change_that_tells_it(lessons: SpanLessons) -> None:

@@ -26,10 +26,10 @@ from recipes.nano.next.lessons import (
     NAMED,
     SEEN,
     THING,
-    UNLINKED,
     Sheet,
 )
 from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN, ID
+from recipes.nano.next.span_courses import MOST_EVENTS
 from recipes.nano.pictures import CLASSES
 
 _SHUT = -1e9
@@ -300,9 +300,8 @@ class Probes(nn.Module):
         super().__init__()
         sizes = {LETTERS: [len(ALPHABET)] * CODE_LENGTH, CLOCK: [101, 100, 10]}
         if with_spans:
-            link = [highest + 1 for highest in UNLINKED]
-            sizes |= {COMING: link, GOING: link, SEEN: [len(CLASSES)]}
-            sizes[CHANGED] = [2 * len(CLASSES)]
+            sizes |= {COMING: [MOST_EVENTS], GOING: [MOST_EVENTS]}
+            sizes |= {SEEN: [len(CLASSES)], CHANGED: [2 * len(CLASSES)]}
         self.heads = nn.ModuleDict(
             {
                 str(what): nn.ModuleList(nn.Linear(HIDDEN, n) for n in own)

@@ -21,9 +21,6 @@ from schemas.time import timestamp_text
 KINDS: tuple[Kind, ...] = tuple(ASKS)
 NO_HUNDREDS = 100
 """The class of a time below 100 seconds, which has no piece of hundreds."""
-UNLINKED = (101, 100, 10)
-"""The clock classes of no time at all."""
-
 ALIKE_ODDS = 0.7
 """Share of lessons, and of their pairs, that stand an alike distance behind an earlier pair."""
 _ROOM = 2_000
@@ -71,8 +68,8 @@ FIRST_ODDS = (0.45, 0.3, 0.15, 0.05, 0.05)
 EVEN_ODDS = (0.32, 0.28, 0.3, 0.05, 0.05)
 LETTERS, CLOCK, THING, NAMED, SEEN, CHANGED, COMING, GOING = range(8)
 """What tokens are asked to know; NAMED: a thing, behind the first layer already. Of the tokens that
-end pairs: things SEEN in the pair (36 × 0 or 1), CHANGED (36 that come, 36 that go), and the clock
-classes of the last time that what is COMING went, or what is GOING came."""
+end pairs: things SEEN in the pair (36 × 0 or 1), CHANGED (36 that come, 36 that go), and how often
+what is COMING or GOING had gone before."""
 HEADS_OF = {LETTERS: (0, 1), THING: (2,), CLOCK: (3,)}
 """Heads of the last layer that match what is asked by it; the others look at `NOTHING`. A key holds
 all that its head matches within one norm: with the time in it a whole code was 5 above one that

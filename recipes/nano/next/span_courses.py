@@ -11,7 +11,9 @@ from recipes.nano.pictures import CAST_SIZE, CLASSES
 
 FAR = 40_000
 """Positions that 32K tokens of video reach, with room."""
-MOST_EVENTS = 5
+MOST_EVENTS = 8
+EVENT_ODDS = (0.1, 0.2, 0.2, 0.16, 0.12, 0.12, 0.06, 0.04)
+"""Of a thing's number of events, fewer than `MOST_EVENTS`, where a video has room for them."""
 LAST_S = 8.0
 """Kept for the end of the video, which is a time too."""
 
@@ -72,7 +74,7 @@ def _cast(rng: np.random.Generator) -> list[int]:
 
 
 def _comings(rng: np.random.Generator, pairs: int) -> tuple[tuple[int, int], ...]:
-    wanted = int(rng.choice(MOST_EVENTS + 1, p=[0.1, 0.25, 0.25, 0.25, 0.1, 0.05]))
+    wanted = int(rng.choice(MOST_EVENTS, p=EVENT_ODDS))
     wanted = min(wanted, max(1, pairs // 5), (pairs + 1) // 2)
     cuts = sorted(int(c) for c in rng.choice(pairs + 1, 2 * wanted, replace=False))
     return tuple(zip(cuts[::2], cuts[1::2], strict=True))

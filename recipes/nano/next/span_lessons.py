@@ -1,9 +1,10 @@
 """Step 2c: lessons about spans. Questions for all times at which a thing is visible.
 
-An answer is a chain. The token that ends a pair knows what has come or gone since the pair before
-(layer 2), and when the same thing went or came last (layer 3). So the next start is the coming that
-follows the end said last, and an end is the going that follows its start: content to be matched,
-however many events there are, and nothing has to be counted.
+The token that ends a pair gathers what the pair shows (layer 1), knows what has come or gone since
+the pair before (layer 2), and how often the same thing had gone by then (layer 3): its attention is
+shared evenly by what is counted and one place that stands for nothing, so k of them get k / (k + 1)
+of it, however far away they are. An answer counts its own events in the same way, and an event's
+start and end are the coming and the going with the same number.
 """
 
 from __future__ import annotations
@@ -24,11 +25,9 @@ from recipes.nano.next.lessons import (
     NOTHING,
     SEEN,
     THING,
-    UNLINKED,
     Encode,
     LessonMaker,
     Sheet,
-    clock_classes,
 )
 from recipes.nano.next.shape import ID
 from recipes.nano.next.span_courses import SpanCourse
@@ -55,25 +54,23 @@ class _Event:
 
 @dataclass(frozen=True, slots=True)
 class _Edges:
-    """What comes and goes with each pair, and the pair before in which it went or came last."""
+    """What comes and goes with each pair: thing → pairs before in which it had gone."""
 
-    comes: tuple[dict[int, int | None], ...]
-    """Of each pair: thing → pair in which it went last, None where it never was."""
-    goes: tuple[dict[int, int], ...]
-    """Of each pair: thing → pair in which it came."""
+    comes: tuple[dict[int, list[int]], ...]
+    goes: tuple[dict[int, list[int]], ...]
 
     @staticmethod
     def of(drawn: SpanCourse) -> _Edges:
         count = len(drawn.course.pairs)
-        comes: list[dict[int, int | None]] = [{} for _ in range(count)]
-        goes: list[dict[int, int]] = [{} for _ in range(count)]
+        comes: list[dict[int, list[int]]] = [{} for _ in range(count)]
+        goes: list[dict[int, list[int]]] = [{} for _ in range(count)]
         for thing, spans in drawn.spans.items():
-            last: int | None = None
+            gone: list[int] = []
             for start, end in spans:
-                comes[start][thing] = last
+                comes[start][thing] = list(gone)
                 if end < count:
-                    goes[end][thing] = start
-                    last = end
+                    goes[end][thing] = list(gone)
+                    gone.append(end)
         return _Edges(tuple(comes), tuple(goes))
 
 
@@ -97,8 +94,8 @@ def _teach_end(
     pads: dict[int, int],
     ends: list[int],
 ) -> None:
-    """The token that ends a pair gathers what the pair shows, what has come and gone, and since
-    when."""
+    """The token that ends a pair gathers what the pair shows, what has come and gone, and how
+    often it had gone before."""
     shown, own = drawn.course.pairs[number], ends[number]
     seen = np.zeros(len(CLASSES), dtype=int)
     seen[list(shown.things)] = 1
@@ -118,19 +115,14 @@ def _teach_end(
     sheet.knows.append((own, CHANGED, tuple(changed.tolist())))
     if comes or goes:
         sheet.holds[own] = LETTERS
-    for head, what, since in ((0, COMING, comes), (1, GOING, goes)):
-        pairs = [pair for pair in since.values() if pair is not None]
-        columns = sorted({ends[pair] for pair in pairs}) or [NOTHING]
-        if since or rng.uniform() < 0.3:
+    for head, what, gone in ((0, COMING, comes), (1, GOING, goes)):
+        columns = [NOTHING, *sorted({ends[pair] for pairs in gone.values() for pair in pairs})]
+        if gone or rng.uniform() < 0.3:
             sheet.looks.append((2, head, own, columns))
             sheet.exempt.append((own, columns))
-        if len(since) == 1:
-            classes = _link(float(drawn.course.seconds[pairs[0]]) if pairs else None)
-            sheet.knows.append((own, what, classes))
-
-
-def _link(seconds: float | None) -> tuple[int, ...]:
-    return UNLINKED if seconds is None else clock_classes(seconds)
+        if len(gone) == 1:
+            (pairs,) = gone.values()
+            sheet.knows.append((own, what, (len(pairs),)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +133,10 @@ class _Step:
     """The token that is followed by it."""
     lead: int
     """The token that knows what is looked for: `row`, or the one before a time's pieces."""
-    backs: tuple[int, ...]
-    """From `lead`: pieces of the time said last; empty at the first."""
+    said: tuple[int, ...]
+    """The tokens that ended each event before this one."""
     what: int
     """COMING or GOING."""
-    since_s: float | None
     target: int | None
     """Column of the sheet; None: no place tells it."""
 
@@ -161,39 +152,31 @@ class _Answer:
         self, encode: Encode, events: list[_Event], end_of_video: int, close: list[int]
     ) -> None:
         """All events in the order of time, as the grammar wants them."""
-        last_s: float | None = None
+        said: list[int] = []
         self.ids += encode(EVENTS)
-        for number, event in enumerate(events):
-            self._decide(number, last_s, event.coming)
-            self.ids += encode(", {" if number else "{")
+        for event in events:
+            self._decide(said, event.coming)
+            self.ids += encode(", {" if said else "{")
             self.ids += encode(SPAN_START)
-            backs = (5, 7, 8) if number else ()
-            self._time(encode, event.start_s, backs, COMING, last_s, event.coming)
+            self._time(encode, event.start_s, said, COMING, event.coming)
             self.ids += encode(SPAN_END)
             target = end_of_video if event.going is None else event.going
-            self._time(encode, event.end_s, (1, 3, 4), GOING, event.start_s, target)
+            self._time(encode, event.end_s, said, GOING, target)
             self.ids += encode("}")
-            last_s = event.end_s
-        self._decide(len(events), last_s, None)
+            said.append(len(self.ids) - 1)
+        self._decide(said, None)
         self.ids += close
 
-    def _decide(self, number: int, since_s: float | None, target: int | None) -> None:
+    def _decide(self, said: list[int], target: int | None) -> None:
         row = len(self.ids) - 1
-        backs = (1, 3, 4) if number else ()
-        self.steps.append(_Step(row, row, backs, COMING, since_s, target))
+        self.steps.append(_Step(row, row, tuple(said), COMING, target))
 
     def _time(
-        self,
-        encode: Encode,
-        seconds: float,
-        backs: tuple[int, ...],
-        what: int,
-        since_s: float | None,
-        target: int,
+        self, encode: Encode, seconds: float, said: list[int], what: int, target: int
     ) -> None:
         lead = len(self.ids) - 1
         for piece in encode(f"{seconds:.1f}"):
-            self.steps.append(_Step(len(self.ids) - 1, lead, backs, what, since_s, target))
+            self.steps.append(_Step(len(self.ids) - 1, lead, tuple(said), what, target))
             self.ids.append(piece)
 
 
@@ -261,14 +244,11 @@ class SpanLessons:
         row, lead = base + step.row, base + step.lead
         columns = [NOTHING if step.target is None else step.target]
         sheet.exempt.append((row, columns))
-        sheet.looks += [(0, 0, row, [row - 1]), (1, 0, row, [gather]), (1, 1, row, [lead])]
-        if row == lead:
-            pieces = [lead - back for back in step.backs] or [NOTHING] * 3
-            sheet.looks += [(0, h, lead, [piece]) for h, piece in enumerate(pieces, start=1)]
-        else:
-            sheet.looks.append((0, 1, row, [row - 2]))
+        counted = [NOTHING, *(base + said for said in step.said)]
+        sheet.looks += [(0, 0, row, [row - 1]), (0, 1, row, [row - 2])]
+        sheet.looks += [(1, 0, row, [gather]), (1, 1, row, counted), (1, 2, row, [lead])]
         last = self._maker.match_layer
         times = FIRST_COUNTS if row == lead else 1
         sheet.looks += [(last, head, row, columns) for head in FIND_HEADS] * times
         sheet.looks += [(last, head, row, [NOTHING]) for head in OTHER_HEADS]
-        sheet.knows += [(row, THING, (thing,)), (row, step.what, _link(step.since_s))]
+        sheet.knows += [(row, THING, (thing,)), (row, step.what, (len(step.said),))]
