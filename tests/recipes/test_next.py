@@ -33,7 +33,7 @@ from recipes.nano.next.pictures import draw_pictures
 from recipes.nano.next.retrieve import new_trainer, whole_answers
 from recipes.nano.next.see import draw as draw_batch
 from recipes.nano.next.see import letter_scores, new_reader, strayed, tower, wanted_features
-from recipes.nano.next.shape import FAR, published_part
+from recipes.nano.next.shape import FAR, HIDDEN, published_part
 from recipes.nano.next.tokenizer import build
 from recipes.nano.pictures import CLASSES
 from schemas.job import QuerySpec
@@ -267,7 +267,7 @@ def test_distances_at_which_pairs_look_alike_are_found_and_taught(maker: LessonM
     wanted = torch.zeros(1, 6, dtype=torch.bool)
     wanted[0, 2] = True
     at = torch.tensor([4])
-    look = Looks(1, 0, torch.tensor([0]), at, at[None], torch.tensor([0]), wanted)
+    look = Looks(1, 0, torch.tensor([0]), at, at[None], torch.tensor([0]), wanted, at < 0)
     _, lesson = joined(maker, range(1), Loudness(0, 0, 0))
     found = alike_distances([(same, same)] * 2, replace(lesson, looks=(look,)), inv_freq, 50)
     assert len(found) == 50
@@ -332,6 +332,30 @@ def test_a_margin_is_asked_for_behind_the_first_layer(maker: LessonMaker) -> Non
             assert more == 0
         else:
             assert 0 < more <= 4
+
+
+def test_looking_at_all_evenly_is_more_than_looking_at_any() -> None:
+    """Heads were content with the one place that stands for nothing, and counted nothing."""
+    scores = torch.zeros(1, 4, 6, 64)
+    key = scores.clone()
+    key[0, 1, 2], key[0, 1, 4] = 8.0, 8.0
+    scores[0, 1, 5] = 1.0
+    sheet = Sheet()
+    sheet.say([0] * 6, 0, -1)
+    sheet.counts = [(0, 1, 5, [2, 4])]
+    lesson = join([sheet], [torch.zeros(0, HIDDEN)], [Loudness(0, 0, 0)])
+    (even,) = look_losses([(scores, key)], lesson).values()
+    assert 0 <= float(even) < 1e-3
+    key[0, 1, 4] = 4.0
+    (uneven,) = look_losses([(scores, key)], lesson).values()
+    assert float(uneven) > 10
+    lesson = join(
+        [replace(sheet, counts=[], looks=[(0, 1, 5, [2, 4])])],
+        [torch.zeros(0, HIDDEN)],
+        [Loudness(0, 0, 0)],
+    )
+    (either,) = look_losses([(scores, key)], lesson).values()
+    assert float(either) < 1e-3
 
 
 def test_whatever_is_shown_shows_in_full_once() -> None:

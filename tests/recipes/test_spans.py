@@ -15,6 +15,8 @@ from recipes.nano.next.lessons import (
     CHANGED,
     COMING,
     GOING,
+    NEXT_COMING,
+    NEXT_GOING,
     NO_HUNDREDS,
     NOTHING,
     LessonMaker,
@@ -106,11 +108,14 @@ def test_an_end_knows_what_changed_and_how_often_it_had_gone(lessons: SpanLesson
 
 def test_an_answer_counts_what_it_has_said(lessons: SpanLessons) -> None:
     _, sheet = draw_row(lessons, 1)
-    numbers = {at: classes[0] for at, what, classes in sheet.knows if what in (COMING, GOING)}
+    numbers = {
+        at: classes[0] for at, what, classes in sheet.knows if what in (NEXT_COMING, NEXT_GOING)
+    }
     counted = 0
-    for layer, head, row, columns in sheet.looks:
-        if (layer, head) != (1, 1) or sheet.owner[row] > -2:
+    for layer, head, row, columns in sheet.counts:
+        if layer != 1:
             continue
+        assert head == 3
         closed = [
             column
             for column in range(row + 1)

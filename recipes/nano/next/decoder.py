@@ -24,6 +24,8 @@ from recipes.nano.next.lessons import (
     GOING,
     LETTERS,
     NAMED,
+    NEXT_COMING,
+    NEXT_GOING,
     SEEN,
     THING,
     Sheet,
@@ -33,8 +35,11 @@ from recipes.nano.next.span_courses import MOST_EVENTS
 from recipes.nano.pictures import CLASSES
 
 _SHUT = -1e9
-STATE_OF = {NAMED: 0, SEEN: 0, LETTERS: 1, CLOCK: 1, THING: 1, CHANGED: 1, COMING: 2, GOING: 2}
+STATE_OF = {NAMED: 0, SEEN: 0, LETTERS: 1, CLOCK: 1, THING: 1, CHANGED: 1}
+STATE_OF |= dict.fromkeys((COMING, GOING, NEXT_COMING, NEXT_GOING), 2)
 """The layer behind which a token should know it."""
+SAME = {NEXT_COMING: COMING, NEXT_GOING: GOING}
+"""Known in the same form, so that one can be matched with the other."""
 LOUDEST_THINGS, LOUDEST_CODES = 7.0, 2.0
 """A million tokens hold a thousand times a lesson's ground, a thing that comes and goes in a
 thousand pairs, and no more than seven times its codes."""
@@ -65,9 +70,11 @@ class Looks:
     """(rows,) where each stands in `padded`, flat."""
     wanted: Tensor
     """(rows, N) bool."""
+    evenly: Tensor
+    """(rows,) bool: at all that is wanted alike, not just at any of it."""
 
     def to(self, device: torch.device) -> Looks:
-        rows = (self.of, self.at, self.padded, self.number, self.wanted)
+        rows = (self.of, self.at, self.padded, self.number, self.wanted, self.evenly)
         return Looks(self.layer, self.head, *(part.to(device) for part in rows))
 
 
@@ -147,6 +154,8 @@ def join(sheets: list[Sheet], features: list[Tensor], loudness: list[Loudness]) 
     for i, sheet in enumerate(sheets):
         for row, columns in sheet.exempt:
             bias[i, row, columns] = 0
+        for row, columns, count in sheet.crowds:
+            bias[i, row, columns] = float(np.log(count))
         for column, only in sheet.hidden:
             bias[i, column + 1 :, column] = _SHUT
             if only is not None:
@@ -177,17 +186,20 @@ def _bias(owner: Tensor, loudness: Tensor) -> Tensor:
 
 
 def _looks(sheets: list[Sheet], total: int) -> tuple[Looks, ...]:
-    found: dict[tuple[int, int], list[tuple[int, int, list[int]]]] = {}
+    found: dict[tuple[int, int], list[tuple[int, int, list[int], bool]]] = {}
     for i, sheet in enumerate(sheets):
-        for layer, head, row, columns in sheet.looks:
-            found.setdefault((layer, head), []).append((i, row, columns))
+        for evenly, looks in ((False, sheet.looks), (True, sheet.counts)):
+            for layer, head, row, columns in looks:
+                found.setdefault((layer, head), []).append((i, row, columns, evenly))
     out = []
     for (layer, head), rows in sorted(found.items()):
         wanted = torch.zeros(len(rows), total, dtype=torch.bool)
-        flat = [(k, column) for k, (_, _, columns) in enumerate(rows) for column in columns]
+        flat = [(k, column) for k, (_, _, columns, _) in enumerate(rows) for column in columns]
         wanted[tuple(torch.tensor(flat).T)] = True
-        of, at = torch.tensor([(i, row) for i, row, _ in rows]).T
-        out.append(Looks(layer, head, of, at, *_padded(of, at, len(sheets), total), wanted))
+        of, at = torch.tensor([(i, row) for i, row, _, _ in rows]).T
+        evenly = torch.tensor([evenly for *_, evenly in rows])
+        padded = _padded(of, at, len(sheets), total)
+        out.append(Looks(layer, head, of, at, *padded, wanted, evenly))
     return tuple(out)
 
 
@@ -266,7 +278,8 @@ def _attend(
 def look_losses(
     watched: list[tuple[Tensor, Tensor]], lesson: Lesson, margin: float = 0.0
 ) -> dict[str, Tensor]:
-    """−log of the attention that each told head gives to where it should look, the mean of each.
+    """−log of the attention that each told head gives to where it should look, the mean of each;
+    where it should look at all evenly, how far it is from that (Kullback–Leibler).
 
     Behind the first layer that place scores `margin` less than it does: what is told apart by a
     hair here is mistaken where a million others are.
@@ -282,7 +295,10 @@ def look_losses(
         scores = own * HEAD_DIM**-0.5 + lesson.bias[look.of, 0, look.at]
         if look.layer:
             scores = scores - margin * look.wanted
-        hit = scores.masked_fill(~look.wanted, _SHUT).logsumexp(-1)
+        any_of = scores.masked_fill(~look.wanted, _SHUT).logsumexp(-1)
+        count = look.wanted.sum(-1)
+        all_of = (scores * look.wanted).sum(-1) / count + count.log()
+        hit = torch.where(look.evenly, all_of, any_of)
         losses[f"look{look.layer}{look.head}"] = (scores.logsumexp(-1) - hit).mean()
     return losses
 
@@ -322,7 +338,7 @@ class Probes(nn.Module):
         if what in (THING, NAMED):
             scores = F.rms_norm(own, (HIDDEN,)) @ self.names.T  # type: ignore[operator]
             return F.cross_entropy(scores, classes[:, 0])
-        heads = list(self.heads[str(what)].children())
+        heads = list(self.heads[str(SAME.get(what, what))].children())
         if what not in (LETTERS, CLOCK):
             own = F.rms_norm(own, (HIDDEN,))
         if what in (SEEN, CHANGED):

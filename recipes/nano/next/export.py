@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
 from recipes.nano.export import write
 from recipes.nano.next import tokenizer as tokenizer_step
+from recipes.nano.next.progress import saved_run
 from recipes.nano.next.see import tower
 from recipes.nano.next.shape import CHECKPOINT, CONTEXT, PUBLISHED, RUNS, published, published_part
 
@@ -22,14 +21,14 @@ def main() -> None:
     parser.add_argument("--decoder", default="decoder2.pt", help="run of `retrieve`")
     parser.add_argument("--folder", type=Path, default=CHECKPOINT)
     options = parser.parse_args()
-    text = torch.load(RUNS / options.decoder, weights_only=True)["state"]["text"]
+    text = saved_run(RUNS / options.decoder)["state"]["text"]
     layers = 1 + max(int(name.split(".")[1]) for name in text if name.startswith("layers."))
     model = tower(0, layers)
     if options.reader == PUBLISHED:
         model.model.visual.load_state_dict(published_part("model.visual."))
     else:
-        reader = torch.load(RUNS / options.reader, weights_only=True)["state"]
-        model.model.visual.load_state_dict(reader["visual"])
+        visual = saved_run(RUNS / options.reader)["state"]["visual"]
+        model.model.visual.load_state_dict(visual)
     model.model.language_model.load_state_dict(text)
     tokenizer_step.save(options.folder)
     write(model.state_dict(), options.folder, published(layers), ADVICE)

@@ -42,13 +42,17 @@ class Sheet:
     labels: dict[int, int] = field(default_factory=dict)
     weights: dict[int, float] = field(default_factory=dict)
     looks: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
-    """(layer, head, row, columns): where a head should look."""
+    """(layer, head, row, columns): where a head should look, at any of them."""
+    counts: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
+    """The same, at all of them evenly."""
     knows: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
     """(column, what, classes): what a token should know before the last layer."""
     exempt: list[tuple[int, list[int]]] = field(default_factory=list)
     """(row, columns): what is not made louder for a row that asks."""
     holds: dict[int, int] = field(default_factory=dict)
     """LETTERS or THING: as loud as these, for each column that holds more than ground."""
+    crowds: list[tuple[int, list[int], float]] = field(default_factory=list)
+    """(row, columns, n): each column counts n-fold for the row."""
     hidden: list[tuple[int, int | None]] = field(default_factory=list)
     """(column, row): what only that one row sees, if any."""
 
@@ -66,10 +70,11 @@ MORE_ABSENT: dict[Kind, float] = {"when": 0.4, "code_with": 0.5}
 FIRST_ODDS = (0.45, 0.3, 0.15, 0.05, 0.05)
 """Of the kinds, in order. Times are learnt first: what is matched by things comes later."""
 EVEN_ODDS = (0.32, 0.28, 0.3, 0.05, 0.05)
-LETTERS, CLOCK, THING, NAMED, SEEN, CHANGED, COMING, GOING = range(8)
+LETTERS, CLOCK, THING, NAMED, SEEN, CHANGED, COMING, GOING, NEXT_COMING, NEXT_GOING = range(10)
 """What tokens are asked to know; NAMED: a thing, behind the first layer already. Of the tokens that
 end pairs: things SEEN in the pair (36 × 0 or 1), CHANGED (36 that come, 36 that go), and how often
-what is COMING or GOING had gone before."""
+what is COMING or GOING had gone before. Answers' tokens know the same of what they look for NEXT.
+"""
 HEADS_OF = {LETTERS: (0, 1), THING: (2,), CLOCK: (3,)}
 """Heads of the last layer that match what is asked by it; the others look at `NOTHING`. A key holds
 all that its head matches within one norm: with the time in it a whole code was 5 above one that

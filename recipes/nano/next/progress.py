@@ -27,6 +27,12 @@ def rate(peak: float, step: int, steps: int, decline: float) -> float:
     return peak * min(1.0, (step + 1) / 60) * min(1.0, max(0.01, (1 - step / steps) / decline))
 
 
+def saved_run(path: Path) -> dict[str, Any]:
+    """What `Loop` saved, wherever it was trained."""
+    saved: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    return saved
+
+
 def add_shared(parser: argparse.ArgumentParser) -> None:
     """Options of every step that learns."""
     has_gpu = torch.cuda.is_available()
@@ -54,16 +60,15 @@ class Loop:
         """Take up this run's state; where it has none, begin with what another run learnt, its
         optimiser's state left out, with what is published, or from nothing."""
         if self.path.exists():
-            saved = torch.load(self.path, weights_only=True, map_location="cpu")
+            saved = saved_run(self.path)
             self.load(saved["state"])
             self.step = saved["step"]
             print(f"going on from step {self.step} of {self.steps}", flush=True)
         elif begin == PUBLISHED and begin_as_published:
             begin_as_published()
         elif begin:
-            learnt = torch.load(self.path.with_name(begin), weights_only=True, map_location="cpu")
-            fresh = {n: part for n, part in learnt["state"].items() if n != "optimizer"}
-            self.load(fresh)
+            learnt = saved_run(self.path.with_name(begin))["state"]
+            self.load({name: part for name, part in learnt.items() if name != "optimizer"})
 
     def run(self, one: Callable[[np.random.Generator, int], dict[str, float]]) -> None:
         """Call `one` for each step that is left; it returns what to print. An interrupt ends it

@@ -22,6 +22,8 @@ from recipes.nano.next.lessons import (
     GOING,
     LETTERS,
     NAMED,
+    NEXT_COMING,
+    NEXT_GOING,
     NOTHING,
     SEEN,
     THING,
@@ -93,6 +95,7 @@ def _teach_end(
     number: int,
     pads: dict[int, int],
     ends: list[int],
+    tokens: int,
 ) -> None:
     """The token that ends a pair gathers what the pair shows, what has come and gone, and how
     often it had gone before."""
@@ -101,6 +104,10 @@ def _teach_end(
     seen[list(shown.things)] = 1
     sheet.knows.append((own, SEEN, tuple(seen.tolist())))
     sheet.looks.append((0, 0, own, sorted({pads[at] for at in shown.things_at}) or [NOTHING]))
+    ground = [column for at, column in pads.items() if at not in shown.things_at]
+    if ground:
+        left_out = tokens - len(pads)
+        sheet.crowds.append((own, ground, (left_out + len(ground)) / len(ground)))
     if rng.uniform() < 0.3:
         sheet.looks += [(0, head, own, [NOTHING]) for head in (1, 2, 3)]
     if number in drawn.hidden:
@@ -118,7 +125,7 @@ def _teach_end(
     for head, what, gone in ((0, COMING, comes), (1, GOING, goes)):
         columns = [NOTHING, *sorted({ends[pair] for pairs in gone.values() for pair in pairs})]
         if gone or rng.uniform() < 0.3:
-            sheet.looks.append((2, head, own, columns))
+            sheet.counts.append((2, head, own, columns))
             sheet.exempt.append((own, columns))
         if len(gone) == 1:
             (pairs,) = gone.values()
@@ -136,7 +143,7 @@ class _Step:
     said: tuple[int, ...]
     """The tokens that ended each event before this one."""
     what: int
-    """COMING or GOING."""
+    """NEXT_COMING or NEXT_GOING."""
     target: int | None
     """Column of the sheet; None: no place tells it."""
 
@@ -158,10 +165,10 @@ class _Answer:
             self._decide(said, event.coming)
             self.ids += encode(", {" if said else "{")
             self.ids += encode(SPAN_START)
-            self._time(encode, event.start_s, said, COMING, event.coming)
+            self._time(encode, event.start_s, said, NEXT_COMING, event.coming)
             self.ids += encode(SPAN_END)
             target = end_of_video if event.going is None else event.going
-            self._time(encode, event.end_s, said, GOING, target)
+            self._time(encode, event.end_s, said, NEXT_GOING, target)
             self.ids += encode("}")
             said.append(len(self.ids) - 1)
         self._decide(said, None)
@@ -169,7 +176,7 @@ class _Answer:
 
     def _decide(self, said: list[int], target: int | None) -> None:
         row = len(self.ids) - 1
-        self.steps.append(_Step(row, row, tuple(said), COMING, target))
+        self.steps.append(_Step(row, row, tuple(said), NEXT_COMING, target))
 
     def _time(
         self, encode: Encode, seconds: float, said: list[int], what: int, target: int
@@ -200,7 +207,7 @@ class SpanLessons:
         ends = [max(own.values()) + 1 for own in pads]
         edges = _Edges.of(drawn)
         for number, own in enumerate(pads):
-            _teach_end(rng, sheet, drawn, edges, number, own, ends)
+            _teach_end(rng, sheet, drawn, edges, number, own, ends, grid[0] * grid[1])
         shown = [int(thing) for thing in rng.permutation(list(drawn.spans))]
         for number in range(questions):
             is_shown = number % 3 != 2 and bool(shown)
@@ -246,7 +253,8 @@ class SpanLessons:
         sheet.exempt.append((row, columns))
         counted = [NOTHING, *(base + said for said in step.said)]
         sheet.looks += [(0, 0, row, [row - 1]), (0, 1, row, [row - 2])]
-        sheet.looks += [(1, 0, row, [gather]), (1, 1, row, counted), (1, 2, row, [lead])]
+        sheet.looks += [(1, 0, row, [gather]), (1, 2, row, [lead])]
+        sheet.counts.append((1, 3, row, counted))
         last = self._maker.match_layer
         times = FIRST_COUNTS if row == lead else 1
         sheet.looks += [(last, head, row, columns) for head in FIND_HEADS] * times
