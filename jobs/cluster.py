@@ -31,7 +31,10 @@ CONFIG = {
     # A worker that is stopped or hangs with the interpreter held is taken off after this time.
     "distributed.scheduler.worker-ttl": "120s",
     "distributed.worker.daemon": True,
-    "distributed.comm.retry.count": 3,
+    # A result that lies on a dead worker is computed again when it cannot be fetched: with 30 s a
+    # connection and three retries that took up to 96 s.
+    "distributed.comm.timeouts.connect": "10s",
+    "distributed.comm.retry.count": 1,
     "distributed.admin.tick.limit": "60s",
     # Memory is predicted before a session starts; spilling could not free what the model holds.
     "distributed.worker.memory.target": False,

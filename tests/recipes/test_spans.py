@@ -26,7 +26,7 @@ from recipes.nano.next.lessons import (
 from recipes.nano.next.retrieve import draw_span_lesson, grown, new_trainer
 from recipes.nano.next.shape import ID, LAYERS
 from recipes.nano.next.span_courses import FAR, SpanCourse, draw_spans
-from recipes.nano.next.span_lessons import SpanLessons
+from recipes.nano.next.span_lessons import HEAD_OF, SpanLessons
 from recipes.nano.next.tokenizer import build
 from recipes.nano.pictures import CLASSES
 from schemas.time import timestamp_text
@@ -42,7 +42,7 @@ def lessons() -> SpanLessons:
 
 def draw_row(lessons: SpanLessons, seed: int) -> tuple[SpanCourse, Sheet]:
     rng = np.random.default_rng(seed)
-    drawn = draw_spans(rng, 20, 12)
+    drawn = draw_spans(rng, 40, 12)
     return drawn, lessons.row(rng, drawn, (3, 4), 5)
 
 
@@ -135,7 +135,7 @@ def test_every_step_of_an_answer_looks_at_the_change_that_tells_it(lessons: Span
         ends = end_columns(sheet)
         for layer, head, row, columns in sheet.looks:
             label = sheet.labels.get(row)
-            if layer != LAYERS or head != 2 or columns[0] not in ends:
+            if layer != LAYERS or head not in HEAD_OF.values() or columns[0] not in ends:
                 continue
             said = str(TOKENIZER.decode([label or 0]))
             time = timestamp_text(drawn.course.seconds[ends.index(columns[0])])

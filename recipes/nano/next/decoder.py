@@ -188,16 +188,16 @@ def _bias(owner: Tensor, loudness: Tensor) -> Tensor:
 def _looks(sheets: list[Sheet], total: int) -> tuple[Looks, ...]:
     found: dict[tuple[int, int], list[tuple[int, int, list[int], bool]]] = {}
     for i, sheet in enumerate(sheets):
-        for evenly, looks in ((False, sheet.looks), (True, sheet.counts)):
+        for is_even, looks in ((False, sheet.looks), (True, sheet.counts)):
             for layer, head, row, columns in looks:
-                found.setdefault((layer, head), []).append((i, row, columns, evenly))
+                found.setdefault((layer, head), []).append((i, row, columns, is_even))
     out = []
     for (layer, head), rows in sorted(found.items()):
         wanted = torch.zeros(len(rows), total, dtype=torch.bool)
         flat = [(k, column) for k, (_, _, columns, _) in enumerate(rows) for column in columns]
         wanted[tuple(torch.tensor(flat).T)] = True
         of, at = torch.tensor([(i, row) for i, row, _, _ in rows]).T
-        evenly = torch.tensor([evenly for *_, evenly in rows])
+        evenly = torch.tensor([is_even for *_, is_even in rows])
         padded = _padded(of, at, len(sheets), total)
         out.append(Looks(layer, head, of, at, *padded, wanted, evenly))
     return tuple(out)

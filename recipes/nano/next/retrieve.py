@@ -49,7 +49,7 @@ TOKENS_PER_PAIR, TOKENS_PER_QUESTION = 14, 26
 SPAN_QUESTIONS, TOKENS_PER_SPAN_QUESTION = 4, 50
 CODES, SPANS = "codes", "spans"
 """Kinds of lessons."""
-SPAN_PAIRS = (3, 40)
+SPAN_PAIRS = (5, 60)
 LOUDEST = 8.0
 """log of how many times ground counts at most: a million tokens against a few hundred."""
 FIRST_GAINS = (1.5, 1.5, 2.2)

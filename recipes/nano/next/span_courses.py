@@ -75,7 +75,7 @@ def _cast(rng: np.random.Generator) -> list[int]:
 
 def _comings(rng: np.random.Generator, pairs: int) -> tuple[tuple[int, int], ...]:
     wanted = int(rng.choice(MOST_EVENTS, p=EVENT_ODDS))
-    wanted = min(wanted, max(1, pairs // 5), (pairs + 1) // 2)
+    wanted = min(wanted, max(1, pairs // 10), (pairs + 1) // 2)
     cuts = sorted(int(c) for c in rng.choice(pairs + 1, 2 * wanted, replace=False))
     return tuple(zip(cuts[::2], cuts[1::2], strict=True))
 

@@ -31,15 +31,16 @@ from recipes.nano.next.lessons import (
     LessonMaker,
     Sheet,
 )
-from recipes.nano.next.shape import ID
+from recipes.nano.next.shape import HEADS, ID
 from recipes.nano.next.span_courses import SpanCourse
 from recipes.nano.next.tokenizer import BEFORE, EVENTS, FIND, FIND_CLOSE, SPAN_END, SPAN_START, TO
 from recipes.nano.pictures import CLASSES
 
 FORCED = 0.1
 """Weight of tokens that the grammar leaves no choice of."""
-FIND_HEADS, OTHER_HEADS = (2, 3), (0, 1)
-"""Heads of the last layer that match a coming or going; the others look at `NOTHING`."""
+HEAD_OF = {NEXT_COMING: 2, NEXT_GOING: 3}
+"""The last layer's head that matches a coming or a going; the others look at `NOTHING`. A key holds
+all that its head matches within one norm: things often come as another goes."""
 PHRASES = (("a {}", 0.7), ("{}", 0.15), ("the {}", 0.15))
 
 
@@ -120,13 +121,15 @@ def _teach_end(
     changed = np.zeros(2 * len(CLASSES), dtype=int)
     changed[[*comes, *(len(CLASSES) + thing for thing in goes)]] = 1
     sheet.knows.append((own, CHANGED, tuple(changed.tolist())))
+    # In the form in which things are asked for: several of them, each as likely.
+    sheet.knows += [(own, THING, (thing,)) for thing in {*comes, *goes}]
+    sheet.looks += [(2, head, own, [NOTHING]) for head in (2, 3)]
     if comes or goes:
         sheet.holds[own] = LETTERS
     for head, what, gone in ((0, COMING, comes), (1, GOING, goes)):
         columns = [NOTHING, *sorted({ends[pair] for pairs in gone.values() for pair in pairs})]
-        if gone or rng.uniform() < 0.3:
-            sheet.counts.append((2, head, own, columns))
-            sheet.exempt.append((own, columns))
+        sheet.counts.append((2, head, own, columns))
+        sheet.exempt.append((own, columns))
         if len(gone) == 1:
             (pairs,) = gone.values()
             sheet.knows.append((own, what, (len(pairs),)))
@@ -245,6 +248,7 @@ class SpanLessons:
             sheet.weights[base + k - 1] = FORCED
         for step in answer.steps:
             sheet.weights[base + step.row] = 1.0
+            self._maker.teach_rest(rng, sheet, base + step.row, busy=(0, 2, 3))
             self._teach_step(sheet, step, base, gather, thing)
 
     def _teach_step(self, sheet: Sheet, step: _Step, base: int, gather: int, thing: int) -> None:
@@ -257,6 +261,7 @@ class SpanLessons:
         sheet.counts.append((1, 3, row, counted))
         last = self._maker.match_layer
         times = FIRST_COUNTS if row == lead else 1
-        sheet.looks += [(last, head, row, columns) for head in FIND_HEADS] * times
-        sheet.looks += [(last, head, row, [NOTHING]) for head in OTHER_HEADS]
+        own = HEAD_OF[step.what]
+        sheet.looks += [(last, own, row, columns)] * times
+        sheet.looks += [(last, head, row, [NOTHING]) for head in range(HEADS) if head != own]
         sheet.knows += [(row, THING, (thing,)), (row, step.what, (len(step.said),))]
