@@ -34,7 +34,7 @@ from recipes.nano.next.retrieve import new_trainer, whole_answers
 from recipes.nano.next.see import draw as draw_batch
 from recipes.nano.next.see import letter_scores, new_reader, strayed, tower, wanted_features
 from recipes.nano.next.shape import FAR, HIDDEN, published_part
-from recipes.nano.next.tokenizer import build
+from recipes.nano.next.tokenizer import ANSWER, build
 from recipes.nano.pictures import CLASSES
 from schemas.job import QuerySpec
 from schemas.time import TimeSpan, timestamp_text
@@ -267,7 +267,7 @@ def test_distances_at_which_pairs_look_alike_are_found_and_taught(maker: LessonM
     wanted = torch.zeros(1, 6, dtype=torch.bool)
     wanted[0, 2] = True
     at = torch.tensor([4])
-    look = Looks(1, 0, torch.tensor([0]), at, at[None], torch.tensor([0]), wanted, at < 0)
+    look = Looks(1, 0, torch.tensor([0]), at, at[None], torch.tensor([0]), wanted)
     _, lesson = joined(maker, range(1), Loudness(0, 0, 0))
     found = alike_distances([(same, same)] * 2, replace(lesson, looks=(look,)), inv_freq, 50)
     assert len(found) == 50
@@ -332,6 +332,27 @@ def test_a_margin_is_asked_for_behind_the_first_layer(maker: LessonMaker) -> Non
             assert more == 0
         else:
             assert 0 < more <= 4
+
+
+def test_every_time_at_which_a_code_shows_is_right(maker: LessonMaker) -> None:
+    (opening,) = maker.encode(ANSWER)
+    several = 0
+    for seed in range(20):
+        course, sheet = draw_row(maker, seed)
+        features = [worded_features(np.random.default_rng(0), course)]
+        lesson = join([sheet], features, [Loudness(0, 0, 0)])
+        rows = ((lesson.labels[0] >= 0).nonzero()[:, 0] + lesson.tail).tolist()
+        allowed = dict(zip(rows, lesson.right_tokens(TOKENIZER.get_vocab_size()), strict=True))
+        for row in (row for row in rows if sheet.ids[row] == opening):
+            own = [t for t, o in zip(sheet.ids, sheet.owner, strict=True) if o == sheet.owner[row]]
+            right = {int(token) for token in allowed[row].nonzero()[:, 0]}
+            asked = re.search(r"is the code (\w+) on screen", text_of(own))
+            shown = zip(course.seconds, course.pairs, strict=True)
+            times = [f"{s:.1f}" for s, pair in shown if asked and pair.code == asked[1]]
+            firsts = {maker.encode(time)[0] for time in times}
+            assert right == (firsts or {sheet.labels[row]})
+            several += len(right) > 1
+    assert several > 5
 
 
 def test_looking_at_all_evenly_is_more_than_looking_at_any() -> None:

@@ -70,12 +70,13 @@ class Looks:
     """(rows,) where each stands in `padded`, flat."""
     wanted: Tensor
     """(rows, N) bool."""
-    evenly: Tensor
-    """(rows,) bool: at all that is wanted alike, not just at any of it."""
+    evenly: bool = False
+    """At all that is wanted alike, not just at any of it."""
 
     def to(self, device: torch.device) -> Looks:
-        rows = (self.of, self.at, self.padded, self.number, self.wanted, self.evenly)
-        return Looks(self.layer, self.head, *(part.to(device) for part in rows))
+        rows = (self.of, self.at, self.padded, self.number, self.wanted)
+        moved = (part.to(device) for part in rows)
+        return Looks(self.layer, self.head, *moved, evenly=self.evenly)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,8 @@ class Lesson:
     """First column that any question begins at: the last layer's queries start there."""
     labels: Tensor
     """(B, N − tail), −100 where nothing is learnt."""
+    also: Tensor
+    """(others, 3): sequence, column from `tail` on, and a token that is as right as the label."""
     weights: Tensor
     looks: tuple[Looks, ...]
     knows: dict[int, Knows]
@@ -122,10 +125,20 @@ class Lesson:
             self.bias.to(device),
             self.tail,
             self.labels.to(device),
+            self.also.to(device),
             self.weights.to(device),
             tuple(look.to(device) for look in self.looks),
             {what: own.to(device) for what, own in self.knows.items()},
         )
+
+    def right_tokens(self, words: int) -> Tensor:
+        """(labels that are learnt, words) bool, in the order of `labels >= 0`."""
+        picked = self.labels >= 0
+        right = F.one_hot(self.labels[picked], words).bool()
+        number = picked.flatten().cumsum(0).view(picked.shape) - 1
+        of, at, token = self.also.T
+        right[number[of, at], token] = True
+        return right
 
 
 def join(sheets: list[Sheet], features: list[Tensor], loudness: list[Loudness]) -> Lesson:
@@ -168,6 +181,10 @@ def join(sheets: list[Sheet], features: list[Tensor], loudness: list[Loudness]) 
         bias[:, None],
         tail,
         labels[:, tail:],
+        torch.tensor(
+            [(i, at - tail, token) for i, sheet in enumerate(sheets) for at, token in sheet.also],
+            dtype=torch.long,
+        ).view(-1, 3),
         weights[:, tail:],
         _looks(sheets, total),
         _knows(sheets),
@@ -186,18 +203,17 @@ def _bias(owner: Tensor, loudness: Tensor) -> Tensor:
 
 
 def _looks(sheets: list[Sheet], total: int) -> tuple[Looks, ...]:
-    found: dict[tuple[int, int], list[tuple[int, int, list[int], bool]]] = {}
+    found: dict[tuple[int, int, bool], list[tuple[int, int, list[int]]]] = {}
     for i, sheet in enumerate(sheets):
-        for is_even, looks in ((False, sheet.looks), (True, sheet.counts)):
+        for evenly, looks in ((False, sheet.looks), (True, sheet.counts)):
             for layer, head, row, columns in looks:
-                found.setdefault((layer, head), []).append((i, row, columns, is_even))
+                found.setdefault((layer, head, evenly), []).append((i, row, columns))
     out = []
-    for (layer, head), rows in sorted(found.items()):
+    for (layer, head, evenly), rows in sorted(found.items()):
         wanted = torch.zeros(len(rows), total, dtype=torch.bool)
-        flat = [(k, column) for k, (_, _, columns, _) in enumerate(rows) for column in columns]
+        flat = [(k, column) for k, (_, _, columns) in enumerate(rows) for column in columns]
         wanted[tuple(torch.tensor(flat).T)] = True
-        of, at = torch.tensor([(i, row) for i, row, _, _ in rows]).T
-        evenly = torch.tensor([is_even for *_, is_even in rows])
+        of, at = torch.tensor([(i, row) for i, row, _ in rows]).T
         padded = _padded(of, at, len(sheets), total)
         out.append(Looks(layer, head, of, at, *padded, wanted, evenly))
     return tuple(out)
@@ -295,11 +311,13 @@ def look_losses(
         scores = own * HEAD_DIM**-0.5 + lesson.bias[look.of, 0, look.at]
         if look.layer:
             scores = scores - margin * look.wanted
-        any_of = scores.masked_fill(~look.wanted, _SHUT).logsumexp(-1)
-        count = look.wanted.sum(-1)
-        all_of = (scores * look.wanted).sum(-1) / count + count.log()
-        hit = torch.where(look.evenly, all_of, any_of)
-        losses[f"look{look.layer}{look.head}"] = (scores.logsumexp(-1) - hit).mean()
+        if look.evenly:
+            count = look.wanted.sum(-1)
+            hit = (scores * look.wanted).sum(-1) / count + count.log()
+        else:
+            hit = scores.masked_fill(~look.wanted, _SHUT).logsumexp(-1)
+        name = "count" if look.evenly else "look"
+        losses[f"{name}{look.layer}{look.head}"] = (scores.logsumexp(-1) - hit).mean()
     return losses
 
 
@@ -374,15 +392,17 @@ def lesson_loss(
         layers = run(model, lesson, watched)
     picked = lesson.labels >= 0
     logits = F.linear(layers[-1][picked].float(), model.model.language_model.embed_tokens.weight)
-    weights, labels = lesson.weights[picked], lesson.labels[picked]
-    answer = (F.cross_entropy(logits, labels, reduction="none") * weights).sum() / weights.sum()
+    weights, is_right = lesson.weights[picked], lesson.right_tokens(logits.shape[-1])
+    missed = logits.logsumexp(-1) - logits.masked_fill(~is_right, _SHUT).logsumexp(-1)
+    answer = (missed * weights).sum() / weights.sum()
     looks = look_losses(watched, lesson, margin)
     knows = probes.losses(layers, lesson)
     helped = looking * torch.stack(list(looks.values())).sum()
     for name, value in knows.items():
         helped = helped + weight_of.get(name, naming) * value
     free = weights > 0.5
-    right = (logits.argmax(-1) == labels)[free].float().mean()
+    said = logits.argmax(-1, keepdim=True)
+    right = is_right.gather(1, said)[free].float().mean()
     told = {"answer": answer, "tokens": right, **looks, **knows}
     numbers = torch.stack([value.detach() for value in told.values()]).tolist()
     return answer + helped, dict(zip(told, numbers, strict=True))

@@ -40,6 +40,9 @@ class Sheet:
     owner: list[int] = field(default_factory=list)
     """Pair of each token of the video, −1 before it, −2 − k in question k."""
     labels: dict[int, int] = field(default_factory=dict)
+    also: list[tuple[int, int]] = field(default_factory=list)
+    """(column, token): tokens that are as right as the label. Left out, the loss is mostly about
+    which of two right times was drawn, and a mixture of both, which is a third, costs little."""
     weights: dict[int, float] = field(default_factory=dict)
     looks: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
     """(layer, head, row, columns): where a head should look, at any of them."""
@@ -254,7 +257,10 @@ class LessonMaker:
             sheet.weights[first - 1 + k] = 1.0 if 0 < k <= len(said) + 1 else 0.2
         for k in range(len(said)):
             row = first + k
-            columns = _targets(asked, said[:k], self.encode, pads) or [NOTHING]
+            places = _matching(asked, said[:k], self.encode)
+            if asked.kind == "when":
+                sheet.also += [(row, self.encode(text)[k]) for _, _, text in places]
+            columns = sorted({pads[pair][at] for pair, at, _ in places}) or [NOTHING]
             sheet.exempt.append((row, columns))
             for head, back in enumerate((1, 2)):
                 sheet.looks.append((0, head, row, [row - back]))
@@ -396,14 +402,11 @@ def _later(course: Course, number: int, thing: int) -> tuple[int, int, str]:
     return number, max(at, pair.code_at), f"{course.seconds[number]:.1f}"
 
 
-def _targets(
-    asked: Asked, said: list[int], encode: Encode, pads: list[dict[int, int]]
-) -> list[int]:
-    """Columns that tell the next token: of several times those that begin as what was said."""
-    places = asked.places
-    if asked.kind == "when":
-        places = tuple(p for p in places if encode(p[2])[: len(said)] == said)
-    return sorted({pads[pair][at] for pair, at, _ in places})
+def _matching(asked: Asked, said: list[int], encode: Encode) -> tuple[tuple[int, int, str], ...]:
+    """Places that tell the next token: of several times those that begin as what was said."""
+    if asked.kind != "when":
+        return asked.places
+    return tuple(p for p in asked.places if encode(p[2])[: len(said)] == said)
 
 
 def letter_classes(code: str) -> tuple[int, ...]:

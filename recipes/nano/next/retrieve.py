@@ -252,8 +252,11 @@ def try_out(model: Qwen3VLForConditionalGeneration, plan: Plan) -> str:
         for number in range(6):
             lesson = draw(np.random.default_rng((88, number)))
             said = F.linear(run(model, lesson.to(model.device), [])[-1], words).argmax(-1).cpu()
-            free = lesson.weights > 0.5
-            for answers, faults in zip(free, (said != lesson.labels) & free, strict=True):
+            picked, free = lesson.labels >= 0, lesson.weights > 0.5
+            wrong = torch.zeros_like(free)
+            is_right = lesson.right_tokens(len(words))
+            wrong[picked] = ~is_right.gather(1, said[picked][:, None])[:, 0]
+            for answers, faults in zip(free, wrong & free, strict=True):
                 hits, count = whole_answers(answers, faults)
                 right, total = right + hits, total + count
         parts.append(f"{kind}: whole answers {right}/{total}")

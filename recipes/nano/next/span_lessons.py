@@ -128,8 +128,11 @@ def _teach_end(
         sheet.holds[own] = LETTERS
     for head, what, gone in ((0, COMING, comes), (1, GOING, goes)):
         columns = [NOTHING, *sorted({ends[pair] for pairs in gone.values() for pair in pairs})]
-        sheet.counts.append((2, head, own, columns))
         sheet.exempt.append((own, columns))
+        if gone:
+            sheet.counts.append((2, head, own, columns))
+        else:
+            sheet.looks.append((2, head, own, columns))
         if len(gone) == 1:
             (pairs,) = gone.values()
             sheet.knows.append((own, what, (len(pairs),)))
