@@ -40,6 +40,8 @@ STATE_OF |= dict.fromkeys((COMING, GOING, NEXT_COMING, NEXT_GOING), 2)
 """The layer behind which a token should know it."""
 SAME = {NEXT_COMING: COMING, NEXT_GOING: GOING}
 """Known in the same form, so that one can be matched with the other."""
+COUNTING = 3.0
+"""Weight of looks that count, of which there are few, against others."""
 LOUDEST_THINGS, LOUDEST_CODES = 7.0, 2.0
 """A million tokens hold a thousand times a lesson's ground, a thing that comes and goes in a
 thousand pairs, and no more than seven times its codes."""
@@ -74,9 +76,16 @@ class Looks:
     """At all that is wanted alike, not just at any of it."""
 
     def to(self, device: torch.device) -> Looks:
-        rows = (self.of, self.at, self.padded, self.number, self.wanted)
-        moved = (part.to(device) for part in rows)
-        return Looks(self.layer, self.head, *moved, evenly=self.evenly)
+        return Looks(
+            self.layer,
+            self.head,
+            self.of.to(device),
+            self.at.to(device),
+            self.padded.to(device),
+            self.number.to(device),
+            self.wanted.to(device),
+            self.evenly,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,7 +406,9 @@ def lesson_loss(
     answer = (missed * weights).sum() / weights.sum()
     looks = look_losses(watched, lesson, margin)
     knows = probes.losses(layers, lesson)
-    helped = looking * torch.stack(list(looks.values())).sum()
+    helped = torch.zeros_like(answer)
+    for name, value in looks.items():
+        helped = helped + looking * (COUNTING if name.startswith("count") else 1.0) * value
     for name, value in knows.items():
         helped = helped + weight_of.get(name, naming) * value
     free = weights > 0.5
