@@ -15,12 +15,16 @@ def steps(threads: int) -> list[tuple[str, str, list[str]]]:
     """(name, module, arguments), in order. Reading and retrieving know nothing of each other; once
     all else is learnt, pairs are taught apart that only look alike by where they stand."""
     few = ["--threads", str(threads)]
-    apart = ["--begin", "decoder.pt", "--name", "decoder2.pt", "--steps", "4000"]
-    apart += ["--lr", "1e-3", "--decline", "1.0", "--seed", "1"]
+    on = [*few, "--lr", "1e-3", "--decline", "1.0"]
+    see_on = ["--begin", "reader.pt", "--name", "reader2.pt", "--steps", "5000", "--seed", "1"]
+    apart = ["--begin", "decoder.pt", "--name", "decoder2.pt", "--steps", "4000", "--seed", "1"]
+    again = ["--begin", "decoder2.pt", "--name", "decoder3.pt", "--steps", "4000", "--seed", "3"]
     return [
         ("see", "see", few),
+        ("see_on", "see", [*on, *see_on]),
         ("retrieve", "retrieve", few),
-        ("retrieve_apart", "retrieve", [*few, *apart]),
+        ("retrieve_apart", "retrieve", [*on, *apart]),
+        ("retrieve_again", "retrieve", [*on, *again]),
         ("export", "export", []),
     ]
 
