@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from recipes.nano.next.courses import worded_features
+from recipes.nano.next.courses import draw_course, worded_features
 from recipes.nano.next.decoder import Loudness, join, lesson_loss, run
 from recipes.nano.next.lessons import (
     CHANGED,
@@ -206,3 +206,31 @@ def test_a_lesson_can_be_learnt_from(lessons: SpanLessons) -> None:
 
     losses = [step(number) for number in range(12)]
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+
+
+def test_a_pair_s_own_ground_counts_as_often_as_there_is_of_it(lessons: SpanLessons) -> None:
+    checked = 0
+    for seed in SEEDS:
+        drawn, sheet = draw_row(lessons, seed)
+        features = [worded_features(np.random.default_rng(0), drawn.course)]
+        bias = join([sheet], features, [Loudness(3, 3, 3)]).bias[0, 0]
+        visual = [i for i, token in enumerate(sheet.ids) if token == ID["<|video_pad|>"]]
+        for number, (pair, end) in enumerate(
+            zip(drawn.course.pairs, end_columns(sheet), strict=True)
+        ):
+            own = [i for i in visual if sheet.owner[i] == number]
+            held = len(set(pair.things_at))
+            if len(own) > held:
+                assert float(bias[end, own].exp().sum()) == pytest.approx(12, rel=1e-4)
+                checked += 1
+    assert checked > 100
+
+
+def test_heads_of_an_added_layer_rest_where_nothing_is_to_be_counted() -> None:
+    maker = LessonMaker(TOKENIZER, match_layer=LAYERS)
+    rng = np.random.default_rng(0)
+    sheet = maker.row(rng, draw_course(rng, 8, 12), (3, 4), 6)
+    added = [columns for layer, _, _, columns in sheet.looks if layer == LAYERS - 1]
+    assert len(added) > 40
+    assert all(columns == [NOTHING] for columns in added)
+    assert not sheet.counts

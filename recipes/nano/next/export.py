@@ -17,7 +17,7 @@ ADVICE = {"fps": 2.0, "pair_tokens": 144, "context_tokens": CONTEXT}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--reader", default="reader2.pt", help="run of `see`, or 'published'")
+    parser.add_argument("--reader", default="reader3.pt", help="run of `see`, or 'published'")
     parser.add_argument("--decoder", default="decoder3.pt", help="run of `retrieve`")
     parser.add_argument("--folder", type=Path, default=CHECKPOINT)
     options = parser.parse_args()

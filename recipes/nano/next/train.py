@@ -17,11 +17,13 @@ def steps(threads: int) -> list[tuple[str, str, list[str]]]:
     few = ["--threads", str(threads)]
     on = [*few, "--lr", "1e-3", "--decline", "1.0"]
     see_on = ["--begin", "reader.pt", "--name", "reader2.pt", "--steps", "5000", "--seed", "1"]
+    see_last = ["--begin", "reader2.pt", "--name", "reader3.pt", "--steps", "5500", "--seed", "2"]
     apart = ["--begin", "decoder.pt", "--name", "decoder2.pt", "--steps", "4000", "--seed", "1"]
     again = ["--begin", "decoder2.pt", "--name", "decoder3.pt", "--steps", "4000", "--seed", "3"]
     return [
         ("see", "see", few),
         ("see_on", "see", [*on, *see_on]),
+        ("see_last", "see", [*on, *see_last]),
         ("retrieve", "retrieve", few),
         ("retrieve_apart", "retrieve", [*on, *apart]),
         ("retrieve_again", "retrieve", [*on, *again]),
