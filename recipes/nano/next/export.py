@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import torch
+
 from recipes.nano.export import write
 from recipes.nano.next import tokenizer as tokenizer_step
 from recipes.nano.next.progress import saved_run
@@ -17,18 +19,23 @@ ADVICE = {"fps": 2.0, "pair_tokens": 144, "context_tokens": CONTEXT}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--reader", default="reader3.pt", help="run of `see`, or 'published'")
+    parser.add_argument(
+        "--readers",
+        default="reader2.pt,reader3.pt",
+        help="runs of `see`, whose mean is taken, or 'published'",
+    )
     parser.add_argument("--decoder", default="decoder3.pt", help="run of `retrieve`")
     parser.add_argument("--folder", type=Path, default=CHECKPOINT)
     options = parser.parse_args()
     text = saved_run(RUNS / options.decoder)["state"]["text"]
     layers = 1 + max(int(name.split(".")[1]) for name in text if name.startswith("layers."))
     model = tower(0, layers)
-    if options.reader == PUBLISHED:
+    if options.readers == PUBLISHED:
         model.model.visual.load_state_dict(published_part("model.visual."))
     else:
-        visual = saved_run(RUNS / options.reader)["state"]["visual"]
-        model.model.visual.load_state_dict(visual)
+        runs = [saved_run(RUNS / name)["state"]["visual"] for name in options.readers.split(",")]
+        mean = {name: torch.stack([run[name] for run in runs]).mean(0) for name in runs[0]}
+        model.model.visual.load_state_dict(mean)
     model.model.language_model.load_state_dict(text)
     tokenizer_step.save(options.folder)
     write(model.state_dict(), options.folder, published(layers), ADVICE)
