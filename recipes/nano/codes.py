@@ -15,6 +15,7 @@ from pipeline.lettering import ALPHABET, CODE_LENGTH
 from recipes.nano.pictures import CLASSES
 from recipes.nano.shape import HIDDEN
 
+# What is cached is shared: it is read and never written to.
 CODE_NORM = 2.0
 GROUND_NORM = 3.0
 LETTER_NORM = 1.5

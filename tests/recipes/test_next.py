@@ -12,28 +12,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.lettering import ALPHABET
 from pipeline.needles import ASKS, NONE, ask_for
 from pipeline.questions import build_questions
-from recipes.nano.codes import class_codes, ground_code, letter_codes
+from recipes.nano.codes import class_codes, ground_code
 from recipes.nano.next.alike import EVERY, KEPT, Alike, alike_distances
+from recipes.nano.next.asked import clock_classes
+from recipes.nano.next.batch import Lesson, Looks, Loudness, join
 from recipes.nano.next.courses import Course, draw_course, worded_features
-from recipes.nano.next.decoder import (
-    Lesson,
-    Looks,
-    Loudness,
-    join,
-    lesson_loss,
-    look_losses,
-    run,
-)
-from recipes.nano.next.drawn import DrawnAhead
-from recipes.nano.next.lessons import LETTERS, NAMED, THING, LessonMaker, Sheet, clock_classes
-from recipes.nano.next.pictures import draw_pictures
+from recipes.nano.next.decoder import lesson_loss, look_losses, run
+from recipes.nano.next.lessons import LessonMaker
 from recipes.nano.next.retrieve import new_trainer, whole_answers
-from recipes.nano.next.see import draw as draw_batch
-from recipes.nano.next.see import letter_scores, new_reader, strayed, tower, wanted_features
+from recipes.nano.next.see import new_reader, tower
 from recipes.nano.next.shape import FAR, HIDDEN, published_part
+from recipes.nano.next.sheet import LETTERS, NAMED, THING, Sheet
 from recipes.nano.next.tokenizer import ANSWER, build
 from recipes.nano.pictures import CLASSES
 from schemas.job import QuerySpec
@@ -228,20 +219,6 @@ def test_training_goes_on_from_what_is_published() -> None:
         assert all(torch.equal(own[name], weight.float()) for name, weight in published.items())
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_pictures_drawn_ahead_depend_on_their_step_alone(workers: int) -> None:
-    def tell(step: int) -> int:
-        return 20 + step
-
-    with DrawnAhead(draw_batch, tell, seed=5, steps=4, workers=workers) as drawn:
-        ahead = [drawn.step(number) for number in (1, 2, 3)]
-    for number, (pictures, grid) in enumerate(ahead, start=1):
-        alone, own_grid = draw_batch(np.random.default_rng((5, number)), 20 + number)
-        assert grid == own_grid
-        assert torch.equal(pictures.pairs, alone.pairs)
-        assert torch.equal(pictures.letters, alone.letters)
-
-
 def test_names_of_things_weigh_as_they_are_told_to(maker: LessonMaker) -> None:
     trainer = new_trainer(0, 1e-3)
     _, lesson = joined(maker, range(3), Loudness(0, 0, 0))
@@ -294,29 +271,6 @@ def test_finds_are_used_from_the_next_hundred_steps_on() -> None:
         used = list(range(max(0, number - KEPT), number))
         assert known.known("spans", step) == known.known("spans", step + EVERY - 2) == used
         assert not known.known("codes", step)
-
-
-def test_what_stands_on_an_edge_may_be_written_beside_it_but_nothing_else() -> None:
-    pictures = draw_pictures(40, (4, 6), np.random.default_rng(3))
-    wanted = wanted_features(pictures)
-    pair, at = (pictures.beside >= 0).nonzero(as_tuple=True)
-    assert len(pair) > 20
-    assert not pictures.is_told[pair, at].any()
-    assert torch.allclose(wanted[pair, at], ground_code())
-    theirs = wanted[pair, pictures.beside[pair, at]] - ground_code()
-    assert (theirs.norm(dim=-1) > 1).all()
-    for share, far in ((0.0, 0.0), (0.6, 0.0), (1.0, 0.0), (-1.0, 1.0), (2.0, 1.0)):
-        main = wanted.clone()
-        main[pair, at] += share * theirs
-        found = strayed(main, wanted, pictures.beside)
-        assert torch.allclose(found, far * theirs.square().sum(-1), atol=1e-3)
-    main = wanted.clone()
-    other = letter_codes()[0, 3]
-    main[pair, at] += other
-    is_own = (theirs @ other).abs() > 1
-    assert torch.allclose(
-        strayed(main, wanted, pictures.beside)[~is_own], other.square().sum(), atol=1e-3
-    )
 
 
 def test_a_margin_is_asked_for_behind_the_first_layer(maker: LessonMaker) -> None:
@@ -395,28 +349,6 @@ def test_whatever_is_shown_shows_in_full_once() -> None:
                 own = int(run_of[number]) * 100 + thing
                 best[own] = max(best.get(own, 0), share)
         assert min(best.values(), default=1) > 0.8
-
-
-def test_letters_things_and_ground_do_not_mix() -> None:
-    letters = letter_codes().flatten(0, 1)
-    rows = torch.cat([ground_code()[None], class_codes(), letters])
-    rows = rows / rows.norm(dim=1, keepdim=True)
-    assert torch.allclose(rows @ rows.T, torch.eye(len(rows)), atol=1e-5)
-
-
-def test_pictures_and_what_they_should_give() -> None:
-    rng = np.random.default_rng(1)
-    pictures = draw_pictures(6, (4, 5), rng)
-    assert pictures.pairs.shape == (6, 2, 128, 160, 3)
-    home = pictures.letters[..., 0] >= 0
-    assert home.any()
-    assert pictures.things.any()
-    assert pictures.is_told[home].all()
-    wanted = wanted_features(pictures)
-    scores = letter_scores(wanted)
-    assert torch.equal(scores[home].argmax(-1), pictures.letters[home])
-    assert scores[~home].abs().max() < 1e-4
-    assert scores.shape[-1] == len(ALPHABET)
 
 
 def test_whole_answers_are_counted() -> None:

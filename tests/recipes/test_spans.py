@@ -9,22 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from recipes.nano.next.asked import NO_HUNDREDS, clock_classes
+from recipes.nano.next.batch import Loudness, join
 from recipes.nano.next.courses import draw_course, worded_features
-from recipes.nano.next.decoder import Loudness, join, lesson_loss, run
-from recipes.nano.next.lessons import (
-    CHANGED,
-    COMING,
-    GOING,
-    NEXT_COMING,
-    NEXT_GOING,
-    NO_HUNDREDS,
-    NOTHING,
-    LessonMaker,
-    Sheet,
-    clock_classes,
-)
+from recipes.nano.next.decoder import lesson_loss, run
+from recipes.nano.next.lessons import LessonMaker
 from recipes.nano.next.retrieve import draw_span_lesson, grown, new_trainer
 from recipes.nano.next.shape import ID, LAYERS
+from recipes.nano.next.sheet import CHANGED, COMING, GOING, NEXT_COMING, NEXT_GOING, NOTHING, Sheet
 from recipes.nano.next.span_courses import FAR, SpanCourse, draw_spans
 from recipes.nano.next.span_lessons import HEAD_OF, SpanLessons
 from recipes.nano.next.tokenizer import build

@@ -1,4 +1,4 @@
-"""Step 2d: distances at which pairs look alike. A head of the second layer knows a pair by where it
+"""Distances at which pairs look alike. A head of the second layer knows a pair by where it
 stands, in numbers that all turn; a long video has a pair at every distance and a lesson hardly any.
 A code was taken for one of the same pair because it stood 1,456 positions before. So the worst
 distances are computed from the head's own queries and keys, and lessons stand so far apart.
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from recipes.nano.next.decoder import Lesson
-from recipes.nano.next.lessons import NOTHING
+from recipes.nano.next.batch import Lesson
 from recipes.nano.next.shape import FAR, HEAD_DIM
+from recipes.nano.next.sheet import NOTHING
 
 EVERY, KEPT, COUNT = 100, 6, 300
 """Steps after which distances are sought again, how many finds are in use at once, and how many

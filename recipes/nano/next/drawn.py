@@ -19,8 +19,9 @@ from torch import Tensor
 
 Told = TypeVar("Told")
 Drawn = TypeVar("Drawn")
-DEPTH = 4
-"""Steps that are drawn and wait, for each process."""
+DEPTH, MOST = 4, 64
+"""Steps that are drawn and wait, for each process and in all: fewer than `alike.EVERY`, or a lesson
+would be drawn before what it is told is found."""
 
 
 class DrawnAhead(Generic[Told, Drawn]):
@@ -36,7 +37,7 @@ class DrawnAhead(Generic[Told, Drawn]):
         workers: int = 1,
     ) -> None:
         self._tell, self._seed, self._steps = tell, seed, steps
-        self._depth = DEPTH * workers
+        self._depth = min(MOST, DEPTH * workers)
         self._waiting: dict[int, Future[bytes]] = {}
         # Spawned: a fork would share the training's threads, locked as they happen to be.
         context = multiprocessing.get_context("spawn")
@@ -81,8 +82,8 @@ def _drawn(seed: int, step: int, told: Any) -> bytes:
 
 
 class _Pickler(pickle.Pickler):
-    """Tensors as arrays: left to itself each of a lesson's hundred tensors opens a file and a
-    connection, which took twice as long as learning from them on a GPU."""
+    """Tensors as arrays in one message: left to itself each of a lesson's hundred tensors opens a
+    file and a connection."""
 
     def reducer_override(self, part: Any) -> Any:
         if isinstance(part, Tensor):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -51,10 +51,6 @@ class Pictures:
     too, in part or in full, and nothing else; −1 where there is none."""
     spelt: Tensor
     """(pairs, patches in merge-block order, 2): letter and slot at a letter's middle, else −1."""
-
-    def to(self, device: torch.device) -> Pictures:
-        parts = (getattr(self, part.name) for part in fields(self))
-        return Pictures(*(part.to(device) for part in parts))
 
 
 def draw_pictures(

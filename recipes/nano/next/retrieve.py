@@ -20,23 +20,13 @@ from transformers import Qwen3VLForConditionalGeneration
 from recipes.nano.network import new_model
 from recipes.nano.next import tokenizer as tokenizer_step
 from recipes.nano.next.alike import Alike, alike_distances
+from recipes.nano.next.asked import ABSENT, EVEN_ODDS, FIRST_ODDS, MORE_ABSENT
+from recipes.nano.next.batch import Lesson, draw_loudness, join
 from recipes.nano.next.courses import draw_course, worded_features
-from recipes.nano.next.decoder import (
-    Lesson,
-    Probes,
-    draw_loudness,
-    join,
-    lesson_loss,
-    run,
-)
+from recipes.nano.next.decoder import Probes, lesson_loss, run
+from recipes.nano.next.device import moved
 from recipes.nano.next.drawn import DrawnAhead
-from recipes.nano.next.lessons import (
-    ABSENT,
-    EVEN_ODDS,
-    FIRST_ODDS,
-    MORE_ABSENT,
-    LessonMaker,
-)
+from recipes.nano.next.lessons import LessonMaker
 from recipes.nano.next.progress import Loop, add_shared, rate
 from recipes.nano.next.shape import LAYERS, RUNS, config, published_part
 from recipes.nano.next.span_courses import draw_spans
@@ -70,10 +60,6 @@ class Trainer:
     probes: Probes
     optimizer: Optimizers
     alike: Alike = field(default_factory=Alike)
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
 
     def state(self) -> dict[str, Any]:
         return {
@@ -251,7 +237,7 @@ def try_out(model: Qwen3VLForConditionalGeneration, plan: Plan) -> str:
         right = total = 0
         for number in range(6):
             lesson = draw(np.random.default_rng((88, number)))
-            said = F.linear(run(model, lesson.to(model.device), [])[-1], words).argmax(-1).cpu()
+            said = F.linear(run(model, moved(lesson, model.device), [])[-1], words).argmax(-1).cpu()
             picked, free = lesson.labels >= 0, lesson.weights > 0.5
             wrong = torch.zeros_like(free)
             is_right = lesson.right_tokens(len(words))
@@ -297,7 +283,7 @@ def main() -> None:
 
     def one(_rng: np.random.Generator, step: int) -> dict[str, float]:
         share, kind = plan.share(step), plan.kind(step)
-        lesson = drawn.step(step).to(trainer.device)
+        lesson = moved(drawn.step(step), trainer.model.device)
         loss, told = lesson_loss(
             trainer.model,
             trainer.probes,

@@ -18,6 +18,7 @@ from transformers import Qwen3VLForConditionalGeneration
 from pipeline.lettering import ALPHABET, CODE_LENGTH
 from recipes.nano.codes import CODE_NORM, LETTER_NORM, class_codes, ground_code, letter_codes
 from recipes.nano.network import encode_pairs, new_model, patchify
+from recipes.nano.next.device import moved
 from recipes.nano.next.drawn import DrawnAhead
 from recipes.nano.next.pictures import Pictures, draw_pictures
 from recipes.nano.next.progress import Loop, add_shared, rate
@@ -187,7 +188,7 @@ def try_out(model: Qwen3VLForConditionalGeneration, pairs: int = 40) -> str:
     for number, grid in enumerate(((2, 2), (3, 4), (4, 6), (12, 12))):
         rng = np.random.default_rng((77, number))
         count = max(2, pairs * 12 // (grid[0] * grid[1]))
-        pictures = draw_pictures(count, grid, rng).to(model.device)
+        pictures = moved(draw_pictures(count, grid, rng), model.device)
         main, _ = features_of(model, pictures, grid)
         home = pictures.letters[..., 0] >= 0
         right = (letter_scores(main[home]).argmax(-1) == pictures.letters[home]).all(-1)
@@ -214,7 +215,7 @@ def main() -> None:
 
     def one(_rng: np.random.Generator, step: int) -> dict[str, float]:
         pictures, grid = drawn.step(step)
-        pictures = pictures.to(reader.model.device)
+        pictures = moved(pictures, reader.model.device)
         main, patches = features_of(reader.model, pictures, grid)
         loss, told = reading_loss(main, patches, pictures, reader.probe)
         reader.optimizer.set_lr(rate(options.lr, step, options.steps, options.decline))

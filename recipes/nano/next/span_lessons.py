@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from recipes.nano.lessons import absent_class
-from recipes.nano.next.lessons import (
+from recipes.nano.next.lessons import FIRST_COUNTS, LessonMaker
+from recipes.nano.next.shape import HEADS, ID
+from recipes.nano.next.sheet import (
     CHANGED,
     COMING,
-    FIRST_COUNTS,
     GOING,
     LETTERS,
     NAMED,
@@ -28,10 +29,8 @@ from recipes.nano.next.lessons import (
     SEEN,
     THING,
     Encode,
-    LessonMaker,
     Sheet,
 )
-from recipes.nano.next.shape import HEADS, ID
 from recipes.nano.next.span_courses import SpanCourse
 from recipes.nano.next.tokenizer import BEFORE, EVENTS, FIND, FIND_CLOSE, SPAN_END, SPAN_START, TO
 from recipes.nano.pictures import CLASSES

@@ -1,0 +1,208 @@
+"""Step 2b: rows as one batch.
+
+A short lesson stands for a long video: every token of the video that is not asked for counts as if
+there were many of it, by adding the logarithm of that number to its attention scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from recipes.nano.next.shape import ID
+from recipes.nano.next.sheet import LETTERS, Sheet
+
+SHUT = -1e9
+"""Added to the score of what is not seen."""
+LOUDEST_THINGS, LOUDEST_CODES = 7.0, 2.0
+"""A million tokens hold a thousand times a lesson's ground, a thing that comes and goes in a
+thousand pairs, and no more than seven times its codes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loudness:
+    """Logarithm of how many times a token of the video counts, by what it holds."""
+
+    ground: float
+    things: float
+    codes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """Rows of one layer and head that are told where to look."""
+
+    layer: int
+    head: int
+    of: Tensor
+    """(rows,) which sequence."""
+    at: Tensor
+    """(rows,) column that looks."""
+    padded: Tensor
+    """(B, most rows of a sequence) columns that look; the last column fills it up."""
+    number: Tensor
+    """(rows,) where each stands in `padded`, flat."""
+    wanted: Tensor
+    """(rows, N) bool."""
+    evenly: bool = False
+    """At all that is wanted alike, not just at any of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Knows:
+    """Tokens that should know something."""
+
+    of: Tensor
+    at: Tensor
+    classes: Tensor
+    """(tokens, parts)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A batch."""
+
+    ids: Tensor
+    """(B, N)."""
+    positions: Tensor
+    """(3, B, N)."""
+    visual: Tensor
+    """(B, N) bool."""
+    features: Tensor
+    """(visual tokens, hidden)."""
+    bias: Tensor
+    """(B, 1, N, N) added to attention scores: loudness, and what is not seen."""
+    tail: int
+    """First column that any question begins at: the last layer's queries start there."""
+    labels: Tensor
+    """(B, N − tail), −100 where nothing is learnt."""
+    also: Tensor
+    """(others, 3): sequence, column from `tail` on, and a token that is as right as the label."""
+    weights: Tensor
+    looks: tuple[Looks, ...]
+    knows: dict[int, Knows]
+
+    def right_tokens(self, words: int) -> Tensor:
+        """(labels that are learnt, words) bool, in the order of `labels >= 0`."""
+        picked = self.labels >= 0
+        right = F.one_hot(self.labels[picked], words).bool()
+        number = picked.flatten().cumsum(0).view(picked.shape) - 1
+        of, at, token = self.also.T
+        right[number[of, at], token] = True
+        return right
+
+
+def join(sheets: list[Sheet], features: list[Tensor], loudness: list[Loudness]) -> Lesson:
+    """Rows as one batch, each of its own loudness."""
+    size, total = len(sheets), max(len(sheet.ids) for sheet in sheets)
+    ids = torch.zeros(size, total, dtype=torch.long)
+    positions = torch.zeros(3, size, total, dtype=torch.long)
+    owner = torch.full((size, total), -1000)
+    labels, weights = torch.full((size, total), -100), torch.zeros(size, total)
+    for i, sheet in enumerate(sheets):
+        n = len(sheet.ids)
+        ids[i, :n] = torch.tensor(sheet.ids)
+        positions[:, i, :n] = torch.tensor(sheet.positions).T
+        owner[i, :n] = torch.tensor(sheet.owner)
+        for at, label in sheet.labels.items():
+            labels[i, at] = label
+            weights[i, at] = sheet.weights[at]
+    begins = (owner < -1) & (owner > -1000)
+    tail = int(torch.where(begins, torch.arange(total), total - 1).amin())
+    loud = torch.zeros(size, total)
+    for i, (sheet, own) in enumerate(zip(sheets, loudness, strict=True)):
+        loud[i] = own.ground
+        for column, what in sheet.holds.items():
+            loud[i, column] = own.codes if what == LETTERS else own.things
+    bias = _bias(owner, loud)
+    for i, sheet in enumerate(sheets):
+        for row, columns in sheet.exempt:
+            bias[i, row, columns] = 0
+        for row, columns, count in sheet.crowds:
+            bias[i, row, columns] = float(np.log(count))
+        for column, only in sheet.hidden:
+            bias[i, column + 1 :, column] = SHUT
+            if only is not None:
+                bias[i, only, column] = 0
+    return Lesson(
+        ids,
+        positions,
+        ids == ID["<|video_pad|>"],
+        torch.cat(features),
+        bias[:, None],
+        tail,
+        labels[:, tail:],
+        torch.tensor(
+            [(i, at - tail, token) for i, sheet in enumerate(sheets) for at, token in sheet.also],
+            dtype=torch.long,
+        ).view(-1, 3),
+        weights[:, tail:],
+        _looks(sheets, total),
+        _knows(sheets),
+    )
+
+
+def _bias(owner: Tensor, loudness: Tensor) -> Tensor:
+    """(B, N, N): the video is seen by all behind it, a question by itself alone. `loudness` (B, N)
+    is that of columns."""
+    asks, holds = owner[:, :, None], owner[:, None, :]
+    total = owner.shape[1]
+    seen = (holds >= -1) | (holds == asks)
+    seen &= torch.ones(total, total, dtype=torch.bool).tril()
+    loud = (holds >= 0) & (asks != -1) & (asks != holds)
+    return (loud * loudness[:, None]).masked_fill(~seen, SHUT)
+
+
+def _looks(sheets: list[Sheet], total: int) -> tuple[Looks, ...]:
+    found: dict[tuple[int, int, bool], list[tuple[int, int, list[int]]]] = {}
+    for i, sheet in enumerate(sheets):
+        for evenly, looks in ((False, sheet.looks), (True, sheet.counts)):
+            for layer, head, row, columns in looks:
+                found.setdefault((layer, head, evenly), []).append((i, row, columns))
+    out = []
+    for (layer, head, evenly), rows in sorted(found.items()):
+        wanted = torch.zeros(len(rows), total, dtype=torch.bool)
+        flat = [(k, column) for k, (_, _, columns) in enumerate(rows) for column in columns]
+        wanted[tuple(torch.tensor(flat).T)] = True
+        of, at = torch.tensor([(i, row) for i, row, _ in rows]).T
+        padded = _padded(of, at, len(sheets), total)
+        out.append(Looks(layer, head, of, at, *padded, wanted, evenly))
+    return tuple(out)
+
+
+def _padded(of: Tensor, at: Tensor, size: int, total: int) -> tuple[Tensor, Tensor]:
+    """`Looks.padded` and `Looks.number` of rows in the order of their sequences."""
+    counts = of.bincount(minlength=size)
+    most = int(counts.max())
+    within = torch.arange(len(of)) - (counts.cumsum(0) - counts)[of]
+    number = of * most + within
+    padded = torch.full((size * most,), total - 1).index_put((number,), at)
+    return padded.view(size, most), number
+
+
+def _knows(sheets: list[Sheet]) -> dict[int, Knows]:
+    out = {}
+    for what in sorted({what for sheet in sheets for _, what, _ in sheet.knows}):
+        rows = [
+            (i, at, *classes)
+            for i, sheet in enumerate(sheets)
+            for at, asked, classes in sheet.knows
+            if asked == what
+        ]
+        if rows:
+            table = torch.tensor(rows)
+            out[what] = Knows(table[:, 0], table[:, 1], table[:, 2:])
+    return out
+
+
+def draw_loudness(rng: np.random.Generator, size: int, most: float) -> list[Loudness]:
+    """Of each row: from one to what makes a million tokens of a short lesson, `most` for ground."""
+    rows = []
+    for share in rng.uniform(0, 1, size):
+        things, codes = rng.uniform(0, share, 2) * (LOUDEST_THINGS, LOUDEST_CODES)
+        rows.append(Loudness(float(share * most), float(things), float(codes)))
+    return rows

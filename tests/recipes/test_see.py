@@ -1,0 +1,73 @@
+"""The next nano's pictures: what they tell is true, and so is what a tower is told by them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.lettering import ALPHABET
+from recipes.nano.codes import class_codes, ground_code, letter_codes
+from recipes.nano.next.drawn import DrawnAhead
+from recipes.nano.next.pictures import draw_pictures
+from recipes.nano.next.see import draw as draw_batch
+from recipes.nano.next.see import letter_scores, strayed, wanted_features
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_pictures_drawn_ahead_depend_on_their_step_alone(workers: int) -> None:
+    def tell(step: int) -> int:
+        return 20 + step
+
+    with DrawnAhead(draw_batch, tell, seed=5, steps=4, workers=workers) as drawn:
+        ahead = [drawn.step(number) for number in (1, 2, 3)]
+    for number, (pictures, grid) in enumerate(ahead, start=1):
+        alone, own_grid = draw_batch(np.random.default_rng((5, number)), 20 + number)
+        assert grid == own_grid
+        assert torch.equal(pictures.pairs, alone.pairs)
+        assert torch.equal(pictures.letters, alone.letters)
+
+
+def test_what_stands_on_an_edge_may_be_written_beside_it_but_nothing_else() -> None:
+    pictures = draw_pictures(40, (4, 6), np.random.default_rng(3))
+    wanted = wanted_features(pictures)
+    pair, at = (pictures.beside >= 0).nonzero(as_tuple=True)
+    assert len(pair) > 20
+    assert not pictures.is_told[pair, at].any()
+    assert torch.allclose(wanted[pair, at], ground_code())
+    theirs = wanted[pair, pictures.beside[pair, at]] - ground_code()
+    assert (theirs.norm(dim=-1) > 1).all()
+    for share, far in ((0.0, 0.0), (0.6, 0.0), (1.0, 0.0), (-1.0, 1.0), (2.0, 1.0)):
+        main = wanted.clone()
+        main[pair, at] += share * theirs
+        found = strayed(main, wanted, pictures.beside)
+        assert torch.allclose(found, far * theirs.square().sum(-1), atol=1e-3)
+    main = wanted.clone()
+    other = letter_codes()[0, 3]
+    main[pair, at] += other
+    is_own = (theirs @ other).abs() > 1
+    assert torch.allclose(
+        strayed(main, wanted, pictures.beside)[~is_own], other.square().sum(), atol=1e-3
+    )
+
+
+def test_letters_things_and_ground_do_not_mix() -> None:
+    letters = letter_codes().flatten(0, 1)
+    rows = torch.cat([ground_code()[None], class_codes(), letters])
+    rows = rows / rows.norm(dim=1, keepdim=True)
+    assert torch.allclose(rows @ rows.T, torch.eye(len(rows)), atol=1e-5)
+
+
+def test_pictures_and_what_they_should_give() -> None:
+    rng = np.random.default_rng(1)
+    pictures = draw_pictures(6, (4, 5), rng)
+    assert pictures.pairs.shape == (6, 2, 128, 160, 3)
+    home = pictures.letters[..., 0] >= 0
+    assert home.any()
+    assert pictures.things.any()
+    assert pictures.is_told[home].all()
+    wanted = wanted_features(pictures)
+    scores = letter_scores(wanted)
+    assert torch.equal(scores[home].argmax(-1), pictures.letters[home])
+    assert scores[~home].abs().max() < 1e-4
+    assert scores.shape[-1] == len(ALPHABET)
