@@ -174,7 +174,7 @@ def joined(maker: LessonMaker, seeds: range, loudness: Loudness) -> tuple[list[S
 def test_what_is_not_asked_for_is_louder_and_questions_are_alone(maker: LessonMaker) -> None:
     sheets, lesson = joined(maker, range(2), Loudness(ground=5, things=3, codes=1))
     heard = set()
-    for sheet, bias in zip(sheets, lesson.bias[:, 0], strict=True):
+    for sheet, bias in zip(sheets, lesson.bias.written_out()[:, 0], strict=True):
         exempt = {row: set(columns) for row, columns in sheet.exempt}
         for row in range(0, len(sheet.ids), 3):
             for column in range(len(sheet.ids)):
@@ -241,10 +241,8 @@ def test_distances_at_which_pairs_look_alike_are_found_and_taught(maker: LessonM
     turn = 2 * np.pi / float(inv_freq[number])
     same = torch.zeros(1, 4, 6, 64)
     same[..., number] = 1
-    wanted = torch.zeros(1, 6, dtype=torch.bool)
-    wanted[0, 2] = True
-    at = torch.tensor([4])
-    look = Looks(1, 0, torch.tensor([0]), at, at[None], torch.tensor([0]), wanted)
+    at, first = torch.tensor([4]), torch.tensor([0])
+    look = Looks(1, 0, first, at, at[None], first, torch.tensor([[0], [2]]), total=6)
     _, lesson = joined(maker, range(1), Loudness(0, 0, 0))
     found = alike_distances([(same, same)] * 2, replace(lesson, looks=(look,)), inv_freq, 50)
     assert len(found) == 50

@@ -141,7 +141,7 @@ def test_what_stands_behind_a_gap_is_seen_by_the_next_pair_alone(lessons: SpanLe
     for seed in SEEDS:
         drawn, sheet = draw_row(lessons, seed)
         features = [worded_features(np.random.default_rng(0), drawn.course)]
-        bias = join([sheet], features, [Loudness(0, 0, 0)]).bias[0, 0]
+        bias = join([sheet], features, [Loudness(0, 0, 0)]).bias.written_out()[0, 0]
         ends = end_columns(sheet)
         for number in drawn.hidden:
             open_to = {int(r) for r in (bias[:, ends[number]] > -1).nonzero()}
@@ -205,7 +205,7 @@ def test_a_pair_s_own_ground_counts_as_often_as_there_is_of_it(lessons: SpanLess
     for seed in SEEDS:
         drawn, sheet = draw_row(lessons, seed)
         features = [worded_features(np.random.default_rng(0), drawn.course)]
-        bias = join([sheet], features, [Loudness(3, 3, 3)]).bias[0, 0]
+        bias = join([sheet], features, [Loudness(3, 3, 3)]).bias.written_out()[0, 0]
         visual = [i for i, token in enumerate(sheet.ids) if token == ID["<|video_pad|>"]]
         for number, (pair, end) in enumerate(
             zip(drawn.course.pairs, end_columns(sheet), strict=True)

@@ -61,11 +61,12 @@ def alike_distances(
     query, key = watched[layer]
     (look,) = (one for one in lesson.looks if (one.layer, one.head) == WATCHED)
     # The prompt's first token stands for nothing.
-    is_meant = (look.wanted.sum(1) == 1) & ~look.wanted[:, NOTHING] & (look.at < lesson.tail)
+    wanted = look.wanted()
+    is_meant = (wanted.sum(1) == 1) & ~wanted[:, NOTHING] & (look.at < lesson.tail)
     rows = is_meant.nonzero()[:_MOST_ROWS, 0]
     if not len(rows):
         return []
-    of, at, columns = look.of[rows], look.at[rows], look.wanted[rows].float().argmax(1)
+    of, at, columns = look.of[rows], look.at[rows], wanted[rows].float().argmax(1)
     own, theirs = query[of, head, at].detach().float(), key[of, head, columns].detach().float()
     # Moved by d positions, the score is a sum of cosines and sines of d.
     half = HEAD_DIM // 2

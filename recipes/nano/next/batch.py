@@ -1,4 +1,5 @@
-"""Step 2b: rows as one batch.
+"""Step 2b: rows as one batch, packed small on the way from where they are drawn to where they are
+learnt from.
 
 A short lesson stands for a long video: every token of the video that is not asked for counts as if
 there were many of it, by adding the logarithm of that number to its attention scores.
@@ -46,10 +47,18 @@ class Looks:
     """(B, most rows of a sequence) columns that look; the last column fills it up."""
     number: Tensor
     """(rows,) where each stands in `padded`, flat."""
-    wanted: Tensor
-    """(rows, N) bool."""
+    cells: Tensor
+    """(2, wanted) rows and columns of `wanted`."""
+    total: int
+    """N."""
     evenly: bool = False
     """At all that is wanted alike, not just at any of it."""
+
+    def wanted(self) -> Tensor:
+        """(rows, N) bool."""
+        out = torch.zeros(len(self.of), self.total, dtype=torch.bool, device=self.of.device)
+        out[self.cells[0], self.cells[1]] = True
+        return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,35 @@ class Knows:
     at: Tensor
     classes: Tensor
     """(tokens, parts)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bias:
+    """What is added to attention scores, before it is written out for every pair of tokens: in
+    full it takes fifty megabytes, and sending them longer than learning from them."""
+
+    owner: Tensor
+    """(B, N), as `Sheet.owner`; −1000 where a row has ended."""
+    loudness: Tensor
+    """(B, N) of columns."""
+    cells: Tensor
+    """(3, edits) sequence, row and column of what is as in `values` instead."""
+    values: Tensor
+    hidden: Tensor
+    """(3, columns) sequence, column and the only row that sees it, or −1."""
+
+    def written_out(self) -> Tensor:
+        """(B, 1, N, N)."""
+        bias = _bias(self.owner, self.loudness)
+        bias[tuple(self.cells)] = self.values
+        rows = torch.arange(bias.shape[-1], device=bias.device)
+        of, column, only = self.hidden
+        closed = torch.zeros_like(self.owner, dtype=torch.bool)
+        closed[of, column] = True
+        bias.masked_fill_(closed[:, None] & (rows[:, None] > rows), SHUT)
+        is_seen = only >= 0
+        bias[of[is_seen], only[is_seen], column[is_seen]] = 0
+        return bias[:, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +112,8 @@ class Lesson:
     """(B, N) bool."""
     features: Tensor
     """(visual tokens, hidden)."""
-    bias: Tensor
-    """(B, 1, N, N) added to attention scores: loudness, and what is not seen."""
+    bias: Bias
+    """Loudness, and what is not seen."""
     tail: int
     """First column that any question begins at: the last layer's queries start there."""
     labels: Tensor
@@ -118,22 +156,12 @@ def join(sheets: list[Sheet], features: list[Tensor], loudness: list[Loudness]) 
         loud[i] = own.ground
         for column, what in sheet.holds.items():
             loud[i, column] = own.codes if what == LETTERS else own.things
-    bias = _bias(owner, loud)
-    for i, sheet in enumerate(sheets):
-        for row, columns in sheet.exempt:
-            bias[i, row, columns] = 0
-        for row, columns, count in sheet.crowds:
-            bias[i, row, columns] = float(np.log(count))
-        for column, only in sheet.hidden:
-            bias[i, column + 1 :, column] = SHUT
-            if only is not None:
-                bias[i, only, column] = 0
     return Lesson(
         ids,
         positions,
         ids == ID["<|video_pad|>"],
         torch.cat(features),
-        bias[:, None],
+        Bias(owner, loud, *_edits(sheets), _hidden(sheets)),
         tail,
         labels[:, tail:],
         torch.tensor(
@@ -146,13 +174,35 @@ def join(sheets: list[Sheet], features: list[Tensor], loudness: list[Loudness]) 
     )
 
 
+def _edits(sheets: list[Sheet]) -> tuple[Tensor, Tensor]:
+    """`Bias.cells` and `Bias.values`."""
+    found: dict[tuple[int, int, int], float] = {}
+    for i, sheet in enumerate(sheets):
+        for row, columns in sheet.exempt:
+            found |= {(i, row, column): 0.0 for column in columns}
+        for row, columns, count in sheet.crowds:
+            found |= {(i, row, column): float(np.log(count)) for column in columns}
+    cells = torch.tensor(list(found), dtype=torch.long).view(-1, 3).T
+    return cells, torch.tensor(list(found.values()))
+
+
+def _hidden(sheets: list[Sheet]) -> Tensor:
+    """`Bias.hidden`."""
+    found = [
+        (i, column, -1 if only is None else only)
+        for i, sheet in enumerate(sheets)
+        for column, only in sheet.hidden
+    ]
+    return torch.tensor(found, dtype=torch.long).view(-1, 3).T
+
+
 def _bias(owner: Tensor, loudness: Tensor) -> Tensor:
     """(B, N, N): the video is seen by all behind it, a question by itself alone. `loudness` (B, N)
     is that of columns."""
     asks, holds = owner[:, :, None], owner[:, None, :]
     total = owner.shape[1]
     seen = (holds >= -1) | (holds == asks)
-    seen &= torch.ones(total, total, dtype=torch.bool).tril()
+    seen &= torch.ones(total, total, dtype=torch.bool, device=owner.device).tril()
     loud = (holds >= 0) & (asks != -1) & (asks != holds)
     return (loud * loudness[:, None]).masked_fill(~seen, SHUT)
 
@@ -165,12 +215,10 @@ def _looks(sheets: list[Sheet], total: int) -> tuple[Looks, ...]:
                 found.setdefault((layer, head, evenly), []).append((i, row, columns))
     out = []
     for (layer, head, evenly), rows in sorted(found.items()):
-        wanted = torch.zeros(len(rows), total, dtype=torch.bool)
         flat = [(k, column) for k, (_, _, columns) in enumerate(rows) for column in columns]
-        wanted[tuple(torch.tensor(flat).T)] = True
         of, at = torch.tensor([(i, row) for i, row, _ in rows]).T
         padded = _padded(of, at, len(sheets), total)
-        out.append(Looks(layer, head, of, at, *padded, wanted, evenly))
+        out.append(Looks(layer, head, of, at, *padded, torch.tensor(flat).T, total, evenly))
     return tuple(out)
 
 

@@ -40,9 +40,12 @@ def run(
     model: Qwen3VLForConditionalGeneration,
     lesson: Lesson,
     watched: list[tuple[Tensor, Tensor]],
+    bias: Tensor | None = None,
 ) -> list[Tensor]:
     """Hidden states after each layer, and after the final norm at the end: (B, N, hidden), from the
-    last layer on (B, N − tail, hidden). Queries and keys of each layer are left in `watched`."""
+    last layer on (B, N − tail, hidden). Queries and keys of each layer are left in `watched`.
+    `bias`: that of the lesson, where it has been written out."""
+    bias = lesson.bias.written_out() if bias is None else bias
     text = model.model.language_model
     x = text.embed_tokens(lesson.ids)
     x = x.masked_scatter(lesson.visual[..., None], lesson.features.to(x.dtype))
@@ -50,7 +53,7 @@ def run(
     states = []
     for number, layer in enumerate(text.layers):
         asks = lesson.tail if number + 1 == len(text.layers) else 0
-        mixed = _attend(layer.self_attn, layer.input_layernorm(x), rope, lesson.bias, asks, watched)
+        mixed = _attend(layer.self_attn, layer.input_layernorm(x), rope, bias, asks, watched)
         x = x[:, asks:] + mixed
         x = x + layer.mlp(layer.post_attention_layernorm(x))
         states.append(x)
@@ -84,7 +87,7 @@ def _attend(
 
 
 def look_losses(
-    watched: list[tuple[Tensor, Tensor]], lesson: Lesson, margin: float = 0.0
+    watched: list[tuple[Tensor, Tensor]], lesson: Lesson, bias: Tensor, margin: float = 0.0
 ) -> dict[str, Tensor]:
     """−log of the attention that each told head gives to where it should look, the mean of each;
     where it should look at all evenly, how far it is from that (Kullback–Leibler).
@@ -100,14 +103,14 @@ def look_losses(
         columns = look.padded - (key.shape[1] - query.shape[1])
         rows = query.gather(1, columns[..., None].expand(-1, -1, HEAD_DIM))
         own = (rows @ key.mT).flatten(0, 1).index_select(0, look.number)
-        scores = own * HEAD_DIM**-0.5 + lesson.bias[look.of, 0, look.at]
+        scores, wanted = own * HEAD_DIM**-0.5 + bias[look.of, 0, look.at], look.wanted()
         if look.layer:
-            scores = scores - margin * look.wanted
+            scores = scores - margin * wanted
         if look.evenly:
-            count = look.wanted.sum(-1)
-            hit = (scores * look.wanted).sum(-1) / count + count.log()
+            count = wanted.sum(-1)
+            hit = (scores * wanted).sum(-1) / count + count.log()
         else:
-            hit = scores.masked_fill(~look.wanted, SHUT).logsumexp(-1)
+            hit = scores.masked_fill(~wanted, SHUT).logsumexp(-1)
         name = "count" if look.evenly else "look"
         losses[f"{name}{look.layer}{look.head}"] = (scores.logsumexp(-1) - hit).mean()
     return losses
@@ -180,14 +183,15 @@ def lesson_loss(
     weight_of = dict.fromkeys(_EASY, knowing) | dict.fromkeys(_SETS, changing)
     watched: list[tuple[Tensor, Tensor]] = []
     # Half the time of float32 on CPUs; master weights stay in float32.
+    bias = lesson.bias.written_out()
     with torch.autocast(lesson.ids.device.type, torch.bfloat16):
-        layers = run(model, lesson, watched)
+        layers = run(model, lesson, watched, bias)
     picked = lesson.labels >= 0
     logits = F.linear(layers[-1][picked].float(), model.model.language_model.embed_tokens.weight)
     weights, is_right = lesson.weights[picked], lesson.right_tokens(logits.shape[-1])
     missed = logits.logsumexp(-1) - logits.masked_fill(~is_right, SHUT).logsumexp(-1)
     answer = (missed * weights).sum() / weights.sum()
-    looks = look_losses(watched, lesson, margin)
+    looks = look_losses(watched, lesson, bias, margin)
     knows = probes.losses(layers, lesson)
     helped = torch.zeros_like(answer)
     for name, value in looks.items():

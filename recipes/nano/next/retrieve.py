@@ -5,7 +5,7 @@ is asked among distractors that count manifold, and reads the answer out.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -26,9 +26,10 @@ from recipes.nano.next.courses import draw_course, worded_features
 from recipes.nano.next.decoder import Probes, lesson_loss, run
 from recipes.nano.next.device import moved
 from recipes.nano.next.drawn import DrawnAhead
-from recipes.nano.next.lessons import LessonMaker
+from recipes.nano.next.lessons import HEADS_OF, LessonMaker
 from recipes.nano.next.progress import Loop, add_shared, rate
-from recipes.nano.next.shape import LAYERS, RUNS, config, published_part
+from recipes.nano.next.shape import HEAD_DIM, HEADS, LAYERS, RUNS, config, published_part
+from recipes.nano.next.sheet import THING
 from recipes.nano.next.span_courses import draw_spans
 from recipes.nano.next.span_lessons import SpanLessons
 from recipes.nano.optimizers import Optimizers
@@ -39,9 +40,10 @@ TOKENS_PER_PAIR, TOKENS_PER_QUESTION = 14, 26
 SPAN_QUESTIONS, TOKENS_PER_SPAN_QUESTION = 4, 50
 CODES, SPANS = "codes", "spans"
 """Kinds of lessons."""
-SPAN_PAIRS = (5, 60)
-LOUDEST = 8.0
-"""log of how many times ground counts at most: a million tokens against a few hundred."""
+SPAN_PAIRS = (5, 80)
+LOUDEST = {CODES: 8.0, SPANS: 6.0}
+"""log of how many times ground counts at most: a million tokens against a few hundred, or 32K, in
+which spans are asked for, against fewer."""
 FIRST_GAINS = (1.5, 1.5, 2.2)
 """Where each layer's gains of queries and keys begin: with 1, scores reach 8 at most, and ln(10⁶)
 is 14. The last tells what misses a letter from what misses none."""
@@ -92,18 +94,22 @@ class Trainer:
 
 def grown(text: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
     """A decoder of three layers as one of four: a layer that adds nothing yet stands before the
-    last. Its queries, keys and gates begin as those of the layer before it."""
-    last = f"layers.{LAYERS - 1}."
-    if layers == LAYERS or any(name.startswith(f"layers.{layers - 1}.") for name in text):
+    last. All its heads match as the last layer's head for things does: they will count these. Its
+    gates begin as those of the layer before it."""
+    old, added = f"layers.{LAYERS - 1}.", f"layers.{LAYERS}."
+    if layers == LAYERS or any(name.startswith(added) for name in text):
         return text
-    out = {name: part for name, part in text.items() if not name.startswith(last)}
+    out = {name.replace(old, added, 1): part for name, part in text.items()}
+    (own,) = HEADS_OF[THING]
     for name, part in text.items():
-        if name.startswith(last):
-            out[name.replace(last, f"layers.{LAYERS}.", 1)] = part
-        if name.startswith(f"layers.{LAYERS - 2}."):
-            is_output = name.endswith(("o_proj.weight", "down_proj.weight"))
-            new = name.replace(f"layers.{LAYERS - 2}.", last, 1)
-            out[new] = torch.zeros_like(part) if is_output else part.clone()
+        if name.startswith(old) and name.endswith(("q_proj.weight", "k_proj.weight")):
+            out[name] = part[own * HEAD_DIM : (own + 1) * HEAD_DIM].repeat(HEADS, 1)
+        elif name.startswith(old):
+            is_matched = "q_norm" in name or "k_norm" in name or "input_layernorm" in name
+            before = name.replace(old, f"layers.{LAYERS - 2}.", 1)
+            out[name] = (part if is_matched else text[before]).clone()
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                out[name] = torch.zeros_like(part)
     return out
 
 
@@ -166,7 +172,7 @@ def _draw_sizes(
 ) -> tuple[int, list[tuple[int, int]]]:
     """Pairs of each row and a grid for each of as many rows as `tokens` hold."""
     count = int(np.exp(rng.uniform(np.log(pairs[0]), np.log(pairs[1] + 1))))
-    size = max(1, min(32, tokens // (count * TOKENS_PER_PAIR + asked)))
+    size = max(1, min(64, tokens // (count * TOKENS_PER_PAIR + asked)))
     return count, [GRIDS[int(rng.integers(len(GRIDS)))] for _ in range(size)]
 
 
@@ -203,16 +209,30 @@ class Plan:
         is_about_spans = int((step + 1) * self.spans) > int(step * self.spans)
         return SPANS if is_about_spans else CODES
 
+    @cached_property
+    def tries(self) -> dict[str, list[Lesson]]:
+        """What `try_out` asks."""
+        kinds = (CODES, SPANS) if self.spans else (CODES,)
+        return {kind: [self._try(kind, number) for number in range(6)] for kind in kinds}
+
+    def _try(self, kind: str, number: int) -> Lesson:
+        rng = np.random.default_rng((88, number))
+        sizes: dict[str, Any] = {"tokens": 5000, "loudest": LOUDEST[kind]}
+        if kind == SPANS:
+            return draw_span_lesson(rng, SpanLessons(self.later), pairs=(16, 60), **sizes)
+        return draw_lesson(rng, self.later, pairs=(16, 32), **sizes)
+
     def draw(self, rng: np.random.Generator, told: tuple[int, list[int]]) -> Lesson:
         """The lesson of a step, given at which distances pairs look alike."""
         step, alike = told
         share = self.share(step)
+        kind = self.kind(step)
         sizes: dict[str, Any] = {
             "tokens": self.tokens,
-            "loudest": LOUDEST * min(1.0, share / 0.3),
+            "loudest": LOUDEST[kind] * min(1.0, share / 0.3),
             "alike": alike,
         }
-        if self.kind(step) == SPANS:
+        if kind == SPANS:
             return draw_span_lesson(rng, SpanLessons(self.later), pairs=SPAN_PAIRS, **sizes)
         longest = 4 + int(24 * min(1.0, share / EARLY))
         maker = self.early if share < EARLY else self.later
@@ -223,20 +243,10 @@ class Plan:
 def try_out(model: Qwen3VLForConditionalGeneration, plan: Plan) -> str:
     """Whole answers right, teacher-forced, on rows of other seeds at full loudness."""
     words = model.model.language_model.embed_tokens.weight
-    draws: dict[str, Callable[[np.random.Generator], Lesson]] = {
-        CODES: lambda rng: draw_lesson(
-            rng, plan.later, pairs=(16, 32), tokens=5000, loudest=LOUDEST
-        )
-    }
-    if plan.spans:
-        draws[SPANS] = lambda rng: draw_span_lesson(
-            rng, SpanLessons(plan.later), pairs=(16, 40), tokens=5000, loudest=LOUDEST
-        )
     parts = []
-    for kind, draw in draws.items():
+    for kind, lessons in plan.tries.items():
         right = total = 0
-        for number in range(6):
-            lesson = draw(np.random.default_rng((88, number)))
+        for lesson in lessons:
             said = F.linear(run(model, moved(lesson, model.device), [])[-1], words).argmax(-1).cpu()
             picked, free = lesson.labels >= 0, lesson.weights > 0.5
             wrong = torch.zeros_like(free)

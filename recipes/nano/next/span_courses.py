@@ -25,8 +25,8 @@ class SpanCourse:
     course: Course
     spans: dict[int, tuple[tuple[int, int], ...]]
     hidden: frozenset[int]
-    """Pairs behind a gap. The token that ends one is seen by the next pair alone: it cannot tell
-    what was before, and there is no such pair in a real video."""
+    """Pairs behind a gap, and nothing changes there or in the pair before: what was before cannot be
+    told, and there is no such pair in a real video."""
 
 
 def draw_spans(rng: np.random.Generator, count: int, tokens: int) -> SpanCourse:
@@ -52,7 +52,8 @@ def draw_spans(rng: np.random.Generator, count: int, tokens: int) -> SpanCourse:
         kept_at = tuple(int(k) for k in kept)
         pairs.append(Shown("", tuple(t for t in spans if t in own_shown), -1, at, kept_at))
     strengths = tuple(tuple(own[t] for t in spans if t in own) for own in shown)
-    still = [i for i in range(1, count) if shown[i].keys() == shown[i - 1].keys()]
+    changes = [i == 0 or shown[i].keys() != shown[i - 1].keys() for i in range(count)]
+    still = [i for i in range(1, count) if not changes[i] and not changes[i - 1]]
     hidden = _gaps_before(rng, still)
     seconds, gaps = _times_and_gaps(rng, count, hidden)
     room = max(1, FAR - int(gaps.sum()) - 40 * count)
@@ -75,8 +76,10 @@ def _cast(rng: np.random.Generator) -> list[int]:
 
 def _comings(rng: np.random.Generator, pairs: int) -> tuple[tuple[int, int], ...]:
     wanted = int(rng.choice(MOST_EVENTS, p=EVENT_ODDS))
-    wanted = min(wanted, max(1, pairs // 10), (pairs + 1) // 2)
-    cuts = sorted(int(c) for c in rng.choice(pairs + 1, 2 * wanted, replace=False))
+    wanted = min(wanted, max(1, pairs // 8), pairs // 2)
+    # Nothing changes with the last pair: most watchers stand behind the next one's beginning.
+    places = np.delete(np.arange(pairs + 1), pairs - 1)
+    cuts = sorted(int(c) for c in rng.choice(places, 2 * wanted, replace=False))
     return tuple(zip(cuts[::2], cuts[1::2], strict=True))
 
 

@@ -1,10 +1,12 @@
 """Step 2c: lessons about spans. Questions for all times at which a thing is visible.
 
-The token that ends a pair gathers what the pair shows (layer 1), knows what has come or gone since
-the pair before (layer 2), and how often the same thing had gone by then (layer 3): its attention is
-shared evenly by what is counted and one place that stands for nothing, so k of them get k / (k + 1)
-of it, however far away they are. An answer counts its own events in the same way, and an event's
-start and end are the coming and the going with the same number.
+Five tokens behind a pair's pictures watch it, each for the things of its group: two that come or go
+at once would be one vector in one token. A watcher gathers what the pair shows of its group (layer
+1), knows what has come or gone since the pair before (layer 2), and how often the same thing had
+gone by then (layer 3): its attention is shared evenly by what is counted and one place that stands
+for nothing, so k of them get k / (k + 1) of it, however far away they are. An answer counts its own
+events in the same way, and an event's start and end are the coming and the going with the same
+number.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from recipes.nano.lessons import absent_class
+from recipes.nano.next.courses import Shown
 from recipes.nano.next.lessons import FIRST_COUNTS, LessonMaker
 from recipes.nano.next.shape import HEADS, ID
 from recipes.nano.next.sheet import (
@@ -40,12 +43,15 @@ FORCED = 0.1
 HEAD_OF = {NEXT_COMING: 2, NEXT_GOING: 3}
 """The last layer's head that matches a coming or a going; the others look at `NOTHING`. A key holds
 all that its head matches within one norm: things often come as another goes."""
+GROUPS = 5
+"""As many watchers as there are tokens between two pairs that are always there: what ends a pair,
+and of the next one's time the opening, the point, the word and what begins its pictures."""
 PHRASES = (("a {}", 0.7), ("{}", 0.15), ("the {}", 0.15))
 
 
 @dataclass(frozen=True, slots=True)
 class _Event:
-    """One event: columns of its coming and its going, and their times."""
+    """One event: columns of the watchers of its coming and its going, and their times."""
 
     coming: int
     going: int | None
@@ -76,47 +82,79 @@ class _Edges:
         return _Edges(tuple(comes), tuple(goes))
 
 
-def _events(drawn: SpanCourse, ends: list[int], thing: int) -> list[_Event]:
+def group_of(thing: int) -> int:
+    """Things that share colour or shape are hardly ever of one group."""
+    return (thing // 6 + thing % 6) % GROUPS
+
+
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """The watchers of a group: one behind each pair, but for the last, which only the first group's
+    token ends."""
+
+    group: int
+    columns: tuple[int, ...]
+    hidden: dict[int, int | None]
+    """Pairs whose watcher lacks the pair, or the one before: the only pair whose watcher sees it."""
+
+
+def _watches(drawn: SpanCourse, pads: list[dict[int, int]]) -> list[_Watch]:
+    ends = [max(own.values()) + 1 for own in pads]
+    count = len(ends)
+    behind_gap = {gap: gap + 1 if gap + 1 < count else None for gap in drawn.hidden}
+    watches = [_Watch(0, tuple(ends), behind_gap)]
+    # Behind a pair that a gap follows these stand on its other side.
+    closed: dict[int, int | None] = dict.fromkeys((gap - 1 for gap in drawn.hidden), None)
+    closed |= {gap: gap + 1 if gap + 2 < count else None for gap in drawn.hidden if gap + 1 < count}
+    firsts = [min(own.values()) for own in pads[1:]]
+    for group, back in ((1, None), (2, 4), (3, 2), (4, 1)):
+        columns = [
+            end + 1 if back is None else first - back
+            for end, first in zip(ends, firsts, strict=False)
+        ]
+        watches.append(_Watch(group, tuple(columns), closed))
+    return watches
+
+
+def _events(drawn: SpanCourse, watch: _Watch, thing: int) -> list[_Event]:
     """All events of a thing, in order."""
     seconds, events = drawn.course.seconds, []
     for start, end in drawn.spans[thing]:
-        is_last = end >= len(ends)
+        is_last = end >= len(seconds)
         end_s = drawn.course.end_s if is_last else float(seconds[end])
-        going = None if is_last else ends[end]
-        events.append(_Event(ends[start], going, float(seconds[start]), end_s))
+        going = None if is_last else watch.columns[end]
+        events.append(_Event(watch.columns[start], going, float(seconds[start]), end_s))
     return events
 
 
-def _teach_end(
+def _teach_watcher(
     rng: np.random.Generator,
     sheet: Sheet,
     drawn: SpanCourse,
     edges: _Edges,
+    watch: _Watch,
     number: int,
     pads: dict[int, int],
-    ends: list[int],
     tokens: int,
 ) -> None:
-    """The token that ends a pair gathers what the pair shows, what has come and gone, and how
+    """A watcher gathers what the pair shows of its group, and knows what has come and gone and how
     often it had gone before."""
-    shown, own = drawn.course.pairs[number], ends[number]
-    seen = np.zeros(len(CLASSES), dtype=int)
-    seen[list(shown.things)] = 1
-    sheet.knows.append((own, SEEN, tuple(seen.tolist())))
-    sheet.looks.append((0, 0, own, sorted({pads[at] for at in shown.things_at}) or [NOTHING]))
-    ground = [column for at, column in pads.items() if at not in shown.things_at]
-    if ground:
-        left_out = tokens - len(pads)
-        sheet.crowds.append((own, ground, (left_out + len(ground)) / len(ground)))
-    if rng.uniform() < 0.3:
-        sheet.looks += [(0, head, own, [NOTHING]) for head in (1, 2, 3)]
-    if number in drawn.hidden:
-        sheet.hidden.append((own, ends[number + 1] if number + 1 < len(ends) else None))
+    shown, own = drawn.course.pairs[number], watch.columns[number]
+    if number in watch.hidden:
+        only = watch.hidden[number]
+        sheet.hidden.append((own, None if only is None else watch.columns[only]))
+        if only is None:
+            return
+    _teach_gather(rng, sheet, shown, watch.group, own, pads, tokens)
+    if number in watch.hidden:
         return
-    before = [ends[number - 1]] if number else [NOTHING]
+    before = [watch.columns[number - 1]] if number else [NOTHING]
     sheet.looks += [(1, 0, own, before), (1, 1, own, list(pads.values()))]
     sheet.exempt.append((own, before))
-    comes, goes = edges.comes[number], edges.goes[number]
+    comes, goes = (
+        {thing: gone for thing, gone in edge[number].items() if group_of(thing) == watch.group}
+        for edge in (edges.comes, edges.goes)
+    )
     changed = np.zeros(2 * len(CLASSES), dtype=int)
     changed[[*comes, *(len(CLASSES) + thing for thing in goes)]] = 1
     sheet.knows.append((own, CHANGED, tuple(changed.tolist())))
@@ -126,7 +164,8 @@ def _teach_end(
     if comes or goes:
         sheet.holds[own] = LETTERS
     for head, what, gone in ((0, COMING, comes), (1, GOING, goes)):
-        columns = [NOTHING, *sorted({ends[pair] for pairs in gone.values() for pair in pairs})]
+        columns = [watch.columns[pair] for pairs in gone.values() for pair in pairs]
+        columns = [NOTHING, *sorted(set(columns))]
         sheet.exempt.append((own, columns))
         if gone:
             sheet.counts.append((2, head, own, columns))
@@ -135,6 +174,33 @@ def _teach_end(
         if len(gone) == 1:
             (pairs,) = gone.values()
             sheet.knows.append((own, what, (len(pairs),)))
+
+
+def _teach_gather(
+    rng: np.random.Generator,
+    sheet: Sheet,
+    shown: Shown,
+    group: int,
+    own: int,
+    pads: dict[int, int],
+    tokens: int,
+) -> None:
+    seen = {
+        thing: at
+        for thing, at in zip(shown.things, shown.things_at, strict=True)
+        if group_of(thing) == group
+    }
+    flags = np.zeros(len(CLASSES), dtype=int)
+    flags[list(seen)] = 1
+    sheet.knows.append((own, SEEN, tuple(flags.tolist())))
+    sheet.looks.append((0, 0, own, sorted({pads[at] for at in seen.values()}) or [NOTHING]))
+    sheet.exempt.append((own, list(pads.values())))
+    ground = [column for at, column in pads.items() if at not in shown.things_at]
+    if ground:
+        left_out = tokens - len(pads)
+        sheet.crowds.append((own, ground, (left_out + len(ground)) / len(ground)))
+    if rng.uniform() < 0.3:
+        sheet.looks += [(0, head, own, [NOTHING]) for head in (1, 2, 3)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,15 +275,16 @@ class SpanLessons:
         """A video and `questions` questions, a third of them about what is never shown. Only what
         stands behind a gap may be moved: other pairs must know the one before."""
         sheet, pads, at = self._maker.video(rng, drawn.course, grid, alike, drawn.hidden)
-        ends = [max(own.values()) + 1 for own in pads]
-        edges = _Edges.of(drawn)
-        for number, own in enumerate(pads):
-            _teach_end(rng, sheet, drawn, edges, number, own, ends, grid[0] * grid[1])
+        edges, watches = _Edges.of(drawn), _watches(drawn, pads)
+        tokens = grid[0] * grid[1]
+        for watch in watches:
+            for number, own in enumerate(pads[: len(watch.columns)]):
+                _teach_watcher(rng, sheet, drawn, edges, watch, number, own, tokens)
         shown = [int(thing) for thing in rng.permutation(list(drawn.spans))]
         for number in range(questions):
             is_shown = number % 3 != 2 and bool(shown)
             thing = shown.pop() if is_shown else absent_class(rng, tuple(drawn.spans))
-            events = _events(drawn, ends, thing) if is_shown else []
+            events = _events(drawn, watches[group_of(thing)], thing) if is_shown else []
             self._ask(rng, sheet, drawn.course.end_s, thing, events, at, -2 - number)
         return sheet
 
