@@ -277,7 +277,9 @@ def test_a_margin_is_asked_for_behind_the_first_layer(maker: LessonMaker) -> Non
     watched: list[tuple[Tensor, Tensor]] = []
     with torch.inference_mode():
         run(trainer.model, lesson, watched)
-        plain, strict = look_losses(watched, lesson), look_losses(watched, lesson, margin=4.0)
+        bias = lesson.bias.written_out()
+    plain = look_losses(watched, lesson, bias)
+    strict = look_losses(watched, lesson, bias, margin=4.0)
     for name, loss in plain.items():
         more = float(strict[name] - loss)
         if name.startswith("look0"):
@@ -317,17 +319,18 @@ def test_looking_at_all_evenly_is_more_than_looking_at_any() -> None:
     sheet.say([0] * 6, 0, -1)
     sheet.counts = [(0, 1, 5, [2, 4])]
     lesson = join([sheet], [torch.zeros(0, HIDDEN)], [Loudness(0, 0, 0)])
-    (even,) = look_losses([(scores, key)], lesson).values()
+    bias = lesson.bias.written_out()
+    (even,) = look_losses([(scores, key)], lesson, bias).values()
     assert 0 <= float(even) < 1e-3
     key[0, 1, 4] = 4.0
-    (uneven,) = look_losses([(scores, key)], lesson).values()
+    (uneven,) = look_losses([(scores, key)], lesson, bias).values()
     assert float(uneven) > 10
     lesson = join(
         [replace(sheet, counts=[], looks=[(0, 1, 5, [2, 4])])],
         [torch.zeros(0, HIDDEN)],
         [Loudness(0, 0, 0)],
     )
-    (either,) = look_losses([(scores, key)], lesson).values()
+    (either,) = look_losses([(scores, key)], lesson, bias).values()
     assert float(either) < 1e-3
 
 

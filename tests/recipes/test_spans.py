@@ -9,16 +9,25 @@ import numpy as np
 import pytest
 import torch
 
-from recipes.nano.next.asked import NO_HUNDREDS, clock_classes
+from recipes.nano.next.asked import NO_HUNDREDS, clock_classes, clock_flags
 from recipes.nano.next.batch import Loudness, join
 from recipes.nano.next.courses import draw_course, worded_features
 from recipes.nano.next.decoder import lesson_loss, run
 from recipes.nano.next.lessons import LessonMaker
 from recipes.nano.next.retrieve import draw_span_lesson, grown, new_trainer
 from recipes.nano.next.shape import ID, LAYERS
-from recipes.nano.next.sheet import CHANGED, COMING, GOING, NEXT_COMING, NEXT_GOING, NOTHING, Sheet
+from recipes.nano.next.sheet import (
+    CHANGED,
+    COMING,
+    GOING,
+    NEXT_COMING,
+    NEXT_GOING,
+    NOTHING,
+    SEEN,
+    Sheet,
+)
 from recipes.nano.next.span_courses import FAR, SpanCourse, draw_spans
-from recipes.nano.next.span_lessons import HEAD_OF, SpanLessons
+from recipes.nano.next.span_lessons import GROUPS, HEAD_OF, SpanLessons, group_of
 from recipes.nano.next.tokenizer import build
 from recipes.nano.pictures import CLASSES
 from schemas.time import timestamp_text
@@ -40,6 +49,23 @@ def draw_row(lessons: SpanLessons, seed: int) -> tuple[SpanCourse, Sheet]:
 
 def end_columns(sheet: Sheet) -> list[int]:
     return [column for column, token in enumerate(sheet.ids) if token == ID["<|vision_end|>"]]
+
+
+def watchers(sheet: Sheet, group: int) -> list[int]:
+    """Behind each pair, by what stands there."""
+    ends = end_columns(sheet)
+    if group == 0:
+        return ends
+    wanted = ["<", ".", " seconds>", "<|vision_start|>"][group - 1]
+    texts = [TOKENIZER.decode([token], skip_special_tokens=False) for token in sheet.ids]
+    return [
+        next(column for column in range(end, next_end) if texts[column] == wanted)
+        for end, next_end in itertools.pairwise(ends)
+    ]
+
+
+def is_group(things: set[int], group: int) -> set[int]:
+    return {thing for thing in things if group_of(thing) == group}
 
 
 def test_answers_are_true(lessons: SpanLessons) -> None:
@@ -71,38 +97,74 @@ def shown_spans(drawn: SpanCourse, thing: int) -> list[tuple[float, float]]:
     return [*spans, (start, times[-1])] if start is not None else spans
 
 
-def test_an_end_knows_what_changed_and_how_often_it_had_gone(lessons: SpanLessons) -> None:
+def test_things_of_one_colour_or_shape_are_watched_apart() -> None:
+    alike = list(itertools.combinations(range(6), 2))
+    together = sum(
+        (group_of(6 * line + a) == group_of(6 * line + b))
+        + (group_of(6 * a + line) == group_of(6 * b + line))
+        for line in range(6)
+        for a, b in alike
+    )
+    assert together == 12
+    assert {group_of(thing) for thing in range(len(CLASSES))} == set(range(GROUPS))
+
+
+@pytest.mark.parametrize("group", range(GROUPS))
+def test_a_watcher_knows_what_changed_and_when_it_had_gone(
+    lessons: SpanLessons, group: int
+) -> None:
     numbers: dict[int, set[int]] = {COMING: set(), GOING: set()}
     for seed in SEEDS:
         drawn, sheet = draw_row(lessons, seed)
-        ends = end_columns(sheet)
-        assert len(ends) == len(drawn.course.pairs)
+        columns, pairs = watchers(sheet, group), drawn.course.pairs
+        assert len(columns) == len(pairs) - (group > 0)
         knows = {(at, what): classes for at, what, classes in sheet.knows}
-        for number in set(range(len(ends))) - drawn.hidden:
-            before = set(drawn.course.pairs[number - 1].things) if number else set()
-            now = set(drawn.course.pairs[number].things)
-            changed = knows[ends[number], CHANGED]
-            assert {i for i, flag in enumerate(changed) if flag} == {
+        lost = drawn.hidden if group == 0 else {n - k for n in drawn.hidden for k in (0, 1)}
+        for number in set(range(len(columns))) - lost:
+            before = is_group(set(pairs[number - 1].things), group) if number else set()
+            now = is_group(set(pairs[number].things), group)
+            assert {i for i, flag in enumerate(knows[columns[number], SEEN]) if flag} == now
+            assert {i for i, flag in enumerate(knows[columns[number], CHANGED]) if flag} == {
                 *(now - before),
                 *(len(CLASSES) + thing for thing in before - now),
             }
             for what, things in ((COMING, now - before), (GOING, before - now)):
-                classes = knows.get((ends[number], what))
-                assert (classes is None) == (len(things) != 1)
-                if classes is not None:
+                flags = knows.get((columns[number], what))
+                assert (flags is None) == (len(things) != 1)
+                if flags is not None:
                     (thing,) = things
-                    is_there = [thing in pair.things for pair in drawn.course.pairs[:number]]
-                    gone = sum(a and not b for a, b in itertools.pairwise(is_there))
-                    assert classes == (gone,)
-                    numbers[what].add(gone)
+                    is_there = [thing in pair.things for pair in pairs[:number]]
+                    gone = [k for k, (a, b) in enumerate(itertools.pairwise(is_there)) if a > b]
+                    assert flags == clock_flags([float(drawn.course.seconds[k + 1]) for k in gone])
+                    numbers[what].add(len(gone))
     assert all(found >= {0, 1, 2} for found in numbers.values())
 
 
-def test_an_answer_counts_what_it_has_said(lessons: SpanLessons) -> None:
+def test_nothing_is_told_of_a_watcher_across_a_gap(lessons: SpanLessons) -> None:
+    lost = 0
+    for seed in SEEDS:
+        drawn, sheet = draw_row(lessons, seed)
+        told = {at for at, what, _ in sheet.knows if what in (SEEN, CHANGED)}
+        for group in range(1, GROUPS):
+            for number in drawn.hidden:
+                assert watchers(sheet, group)[number - 1] not in told
+                lost += 1
+    assert lost > 20
+
+
+def test_times_of_a_set_are_told_by_their_pieces() -> None:
+    flags = np.asarray(clock_flags([12.5, 312.0]))
+    hundreds, units, tenths = np.split(flags, [101, 201])
+    assert set(hundreds.nonzero()[0]) == {NO_HUNDREDS, 3}
+    assert set(units.nonzero()[0]) == {12}
+    assert set(tenths.nonzero()[0]) == {0, 5}
+    assert sum(clock_flags([])) == 0
+
+
+def test_an_answer_sums_the_ends_that_it_has_said(lessons: SpanLessons) -> None:
     _, sheet = draw_row(lessons, 1)
-    numbers = {
-        at: classes[0] for at, what, classes in sheet.knows if what in (NEXT_COMING, NEXT_GOING)
-    }
+    flags = {at: classes for at, what, classes in sheet.knows if what in (NEXT_COMING, NEXT_GOING)}
+    told = {(row, head): columns for layer, head, row, columns in sheet.looks if layer == 0}
     counted = 0
     for layer, head, row, columns in sheet.counts:
         if layer != 1:
@@ -115,7 +177,16 @@ def test_an_answer_counts_what_it_has_said(lessons: SpanLessons) -> None:
             and TOKENIZER.decode([sheet.ids[column]]) == "}"
         ]
         assert columns == [NOTHING, *closed]
-        assert numbers[row] == len(closed)
+        ends_s = []
+        for column in closed:
+            pieces = [TOKENIZER.decode([t]) for t in sheet.ids[column - 4 : column]]
+            tenths, units, hundreds = (
+                int(TOKENIZER.decode([sheet.ids[told[column, head][0]]]).strip('":end ') or 0)
+                for head in (0, 2, 3)
+            )
+            ends_s.append(100 * hundreds + units + tenths / 10)
+            assert pieces[2] == "."
+        assert flags[row] == clock_flags(ends_s)
         counted += bool(closed)
     assert counted > 10
 
@@ -124,13 +195,17 @@ def test_every_step_of_an_answer_looks_at_the_change_that_tells_it(lessons: Span
     checked = 0
     for seed in SEEDS:
         drawn, sheet = draw_row(lessons, seed)
-        ends = end_columns(sheet)
+        pair_of = {
+            column: number
+            for group in range(GROUPS)
+            for number, column in enumerate(watchers(sheet, group))
+        }
         for layer, head, row, columns in sheet.looks:
             label = sheet.labels.get(row)
-            if layer != LAYERS or head not in HEAD_OF.values() or columns[0] not in ends:
+            if layer != LAYERS or head not in HEAD_OF.values() or columns[0] not in pair_of:
                 continue
             said = str(TOKENIZER.decode([label or 0]))
-            time = timestamp_text(drawn.course.seconds[ends.index(columns[0])])
+            time = timestamp_text(drawn.course.seconds[pair_of[columns[0]]])
             assert said in "{," or said in time
             checked += 1
     assert checked > 200
@@ -212,7 +287,7 @@ def test_a_pair_s_own_ground_counts_as_often_as_there_is_of_it(lessons: SpanLess
         ):
             own = [i for i in visual if sheet.owner[i] == number]
             held = len(set(pair.things_at))
-            if len(own) > held:
+            if len(own) > held and number != len(drawn.course.pairs) - 1:
                 assert float(bias[end, own].exp().sum()) == pytest.approx(12, rel=1e-4)
                 checked += 1
     assert checked > 100

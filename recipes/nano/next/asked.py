@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ from recipes.nano.next.sheet import CLOCK, LETTERS, THING, Encode
 from recipes.nano.pictures import CLASSES
 
 KINDS: tuple[Kind, ...] = tuple(ASKS)
+CLOCK_SIZES = (101, 100, 10)
+"""Classes of a time's pieces: hundreds of seconds, seconds, tenths."""
 NO_HUNDREDS = 100
 """The class of a time below 100 seconds, which has no piece of hundreds."""
 ABSENT: dict[Kind, float] = {"when": 0.15, "code_with": 0.3}
@@ -143,3 +146,13 @@ def clock_classes(seconds: float) -> tuple[int, ...]:
     tenths = round(seconds * 10)
     hundreds, rest = divmod(tenths, 1000)
     return hundreds or NO_HUNDREDS, rest // 10, rest % 10
+
+
+def clock_flags(times_s: Sequence[float]) -> tuple[int, ...]:
+    """Which pieces of times are among those of `times_s`: 0 or 1 for each class of hundreds, units
+    and tenths."""
+    starts = np.cumsum([0, *CLOCK_SIZES])
+    flags = np.zeros(sum(CLOCK_SIZES), dtype=int)
+    for seconds in times_s:
+        flags[starts[:-1] + np.asarray(clock_classes(seconds))] = 1
+    return tuple(flags.tolist())

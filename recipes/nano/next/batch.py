@@ -84,17 +84,17 @@ class Bias:
     """(3, edits) sequence, row and column of what is as in `values` instead."""
     values: Tensor
     hidden: Tensor
-    """(3, columns) sequence, column and the only row that sees it, or −1."""
+    """(3, columns) sequence, column and the only row outside its pair that sees it, or −1."""
 
     def written_out(self) -> Tensor:
         """(B, 1, N, N)."""
         bias = _bias(self.owner, self.loudness)
         bias[tuple(self.cells)] = self.values
-        rows = torch.arange(bias.shape[-1], device=bias.device)
         of, column, only = self.hidden
         closed = torch.zeros_like(self.owner, dtype=torch.bool)
         closed[of, column] = True
-        bias.masked_fill_(closed[:, None] & (rows[:, None] > rows), SHUT)
+        is_apart = self.owner[:, :, None] != self.owner[:, None]
+        bias.masked_fill_(closed[:, None] & is_apart, SHUT)
         is_seen = only >= 0
         bias[of[is_seen], only[is_seen], column[is_seen]] = 0
         return bias[:, None]

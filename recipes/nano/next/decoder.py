@@ -10,6 +10,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import rotate_half
 
 from pipeline.lettering import ALPHABET, CODE_LENGTH
 from recipes.nano.codes import CODE_NORM, class_codes
+from recipes.nano.next.asked import CLOCK_SIZES
 from recipes.nano.next.batch import SHUT, Lesson
 from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN
 from recipes.nano.next.sheet import (
@@ -24,7 +25,6 @@ from recipes.nano.next.sheet import (
     SEEN,
     THING,
 )
-from recipes.nano.next.span_courses import MOST_EVENTS
 from recipes.nano.pictures import CLASSES
 
 STATE_OF = {NAMED: 0, SEEN: 0, LETTERS: 1, CLOCK: 1, THING: 1, CHANGED: 1}
@@ -127,9 +127,9 @@ class Probes(nn.Module):
 
     def __init__(self, *, with_spans: bool = False) -> None:
         super().__init__()
-        sizes = {LETTERS: [len(ALPHABET)] * CODE_LENGTH, CLOCK: [101, 100, 10]}
+        sizes = {LETTERS: [len(ALPHABET)] * CODE_LENGTH, CLOCK: list(CLOCK_SIZES)}
         if with_spans:
-            sizes |= {COMING: [MOST_EVENTS], GOING: [MOST_EVENTS]}
+            sizes |= {COMING: [sum(CLOCK_SIZES)], GOING: [sum(CLOCK_SIZES)]}
             sizes |= {SEEN: [len(CLASSES)], CHANGED: [2 * len(CLASSES)]}
         self.heads = nn.ModuleDict(
             {
@@ -137,6 +137,9 @@ class Probes(nn.Module):
                 for what, own in sizes.items()
             }
         )
+        for own in self.heads.values():
+            if len(own) == 1:
+                nn.init.constant_(own[0].bias, -4.0)
         self.register_buffer("names", class_codes() / CODE_NORM, persistent=False)
 
     def losses(self, states: list[Tensor], lesson: Lesson) -> dict[str, Tensor]:
@@ -154,7 +157,7 @@ class Probes(nn.Module):
         heads = list(self.heads[str(SAME.get(what, what))].children())
         if what not in (LETTERS, CLOCK):
             own = F.rms_norm(own, (HIDDEN,))
-        if what in (SEEN, CHANGED):
+        if len(heads) == 1:
             return _set_loss(heads[0](own), classes.float())
         parts = [F.cross_entropy(head(own), classes[:, k]) for k, head in enumerate(heads)]
         return torch.stack(parts).sum()

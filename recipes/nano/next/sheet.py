@@ -9,8 +9,9 @@ Encode = Callable[[str], list[int]]
 
 LETTERS, CLOCK, THING, NAMED, SEEN, CHANGED, COMING, GOING, NEXT_COMING, NEXT_GOING = range(10)
 """What tokens are asked to know; NAMED: a thing, behind the first layer already. Of the tokens that
-end pairs: things SEEN in the pair (36 × 0 or 1), CHANGED (36 that come, 36 that go), and how often
-what is COMING or GOING had gone before. Answers' tokens know the same of what they look for NEXT.
+watch pairs: things SEEN in the pair (36 × 0 or 1), CHANGED (36 that come, 36 that go), and for what
+is COMING or GOING when the same thing had gone before (pieces of times, each 0 or 1). Answers'
+tokens know the same of what they look for NEXT.
 """
 NOTHING = 0
 """Column that is looked at where no place tells an answer: the prompt's first token."""
@@ -42,7 +43,7 @@ class Sheet:
     crowds: list[tuple[int, list[int], float]] = field(default_factory=list)
     """(row, columns, n): each column counts n-fold for the row."""
     hidden: list[tuple[int, int | None]] = field(default_factory=list)
-    """(column, row): what only that one row sees, if any."""
+    """(column, row): what only that one row sees, if any, and its own pair."""
 
     def say(self, ids: list[int], at: int, owner: int) -> int:
         """Text from position `at`; returns the next position."""

@@ -25,8 +25,8 @@ class SpanCourse:
     course: Course
     spans: dict[int, tuple[tuple[int, int], ...]]
     hidden: frozenset[int]
-    """Pairs behind a gap, and nothing changes there or in the pair before: what was before cannot be
-    told, and there is no such pair in a real video."""
+    """Pairs behind a gap, and nothing changes there or in the pair before: what was before cannot
+    be told, and there is no such pair in a real video."""
 
 
 def draw_spans(rng: np.random.Generator, count: int, tokens: int) -> SpanCourse:

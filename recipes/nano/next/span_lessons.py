@@ -2,11 +2,11 @@
 
 Five tokens behind a pair's pictures watch it, each for the things of its group: two that come or go
 at once would be one vector in one token. A watcher gathers what the pair shows of its group (layer
-1), knows what has come or gone since the pair before (layer 2), and how often the same thing had
-gone by then (layer 3): its attention is shared evenly by what is counted and one place that stands
-for nothing, so k of them get k / (k + 1) of it, however far away they are. An answer counts its own
-events in the same way, and an event's start and end are the coming and the going with the same
-number.
+1), knows what has come or gone since the pair before (layer 2), and when the same thing had gone
+before (layer 3): it looks at all these evenly and gets the sum of their times, which is a name for
+the event. An answer sums the ends that it has said in the same way, and the next event's start and
+end are the coming and the going of that name. Numbers of events would do, but k places and one that
+stands for nothing share attention as k / (k + 1), which takes scores right to a tenth.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from recipes.nano.lessons import absent_class
+from recipes.nano.next.asked import clock_flags
 from recipes.nano.next.courses import Shown
 from recipes.nano.next.lessons import FIRST_COUNTS, LessonMaker
 from recipes.nano.next.shape import HEADS, ID
@@ -95,7 +96,7 @@ class _Watch:
     group: int
     columns: tuple[int, ...]
     hidden: dict[int, int | None]
-    """Pairs whose watcher lacks the pair, or the one before: the only pair whose watcher sees it."""
+    """Pairs whose watcher lacks the pair or the one before: the only pair whose watcher sees it."""
 
 
 def _watches(drawn: SpanCourse, pads: list[dict[int, int]]) -> list[_Watch]:
@@ -137,8 +138,8 @@ def _teach_watcher(
     pads: dict[int, int],
     tokens: int,
 ) -> None:
-    """A watcher gathers what the pair shows of its group, and knows what has come and gone and how
-    often it had gone before."""
+    """A watcher gathers what the pair shows of its group, and knows what has come and gone and when
+    it had gone before."""
     shown, own = drawn.course.pairs[number], watch.columns[number]
     if number in watch.hidden:
         only = watch.hidden[number]
@@ -173,7 +174,8 @@ def _teach_watcher(
             sheet.looks.append((2, head, own, columns))
         if len(gone) == 1:
             (pairs,) = gone.values()
-            sheet.knows.append((own, what, (len(pairs),)))
+            ends_s = [float(drawn.course.seconds[pair]) for pair in pairs]
+            sheet.knows.append((own, what, clock_flags(ends_s)))
 
 
 def _teach_gather(
@@ -211,8 +213,8 @@ class _Step:
     """The token that is followed by it."""
     lead: int
     """The token that knows what is looked for: `row`, or the one before a time's pieces."""
-    said: tuple[int, ...]
-    """The tokens that ended each event before this one."""
+    said: tuple[tuple[int, float], ...]
+    """The tokens that ended each event before this one, and its end."""
     what: int
     """NEXT_COMING or NEXT_GOING."""
     target: int | None
@@ -230,7 +232,7 @@ class _Answer:
         self, encode: Encode, events: list[_Event], end_of_video: int, close: list[int]
     ) -> None:
         """All events in the order of time, as the grammar wants them."""
-        said: list[int] = []
+        said: list[tuple[int, float]] = []
         self.ids += encode(EVENTS)
         for event in events:
             self._decide(said, event.coming)
@@ -241,16 +243,21 @@ class _Answer:
             target = end_of_video if event.going is None else event.going
             self._time(encode, event.end_s, said, NEXT_GOING, target)
             self.ids += encode("}")
-            said.append(len(self.ids) - 1)
+            said.append((len(self.ids) - 1, event.end_s))
         self._decide(said, None)
         self.ids += close
 
-    def _decide(self, said: list[int], target: int | None) -> None:
+    def _decide(self, said: list[tuple[int, float]], target: int | None) -> None:
         row = len(self.ids) - 1
         self.steps.append(_Step(row, row, tuple(said), NEXT_COMING, target))
 
     def _time(
-        self, encode: Encode, seconds: float, said: list[int], what: int, target: int
+        self,
+        encode: Encode,
+        seconds: float,
+        said: list[tuple[int, float]],
+        what: int,
+        target: int,
     ) -> None:
         lead = len(self.ids) - 1
         for piece in encode(f"{seconds:.1f}"):
@@ -315,6 +322,9 @@ class SpanLessons:
         for k in range(len(prompt), len(answer.ids)):
             sheet.labels[base + k - 1] = answer.ids[k]
             sheet.weights[base + k - 1] = FORCED
+        for column, _ in answer.steps[-1].said:
+            row = base + column
+            sheet.looks += [(0, h, row, [row - back]) for h, back in ((0, 1), (2, 3), (3, 4))]
         for step in answer.steps:
             sheet.weights[base + step.row] = 1.0
             self._maker.teach_rest(rng, sheet, base + step.row, busy=(0, 2, 3))
@@ -324,7 +334,7 @@ class SpanLessons:
         row, lead = base + step.row, base + step.lead
         columns = [NOTHING if step.target is None else step.target]
         sheet.exempt.append((row, columns))
-        counted = [NOTHING, *(base + said for said in step.said)]
+        counted = [NOTHING, *(base + column for column, _ in step.said)]
         sheet.looks += [(0, 0, row, [row - 1]), (0, 1, row, [row - 2])]
         sheet.looks += [(1, 0, row, [gather]), (1, 2, row, [lead])]
         sheet.counts.append((1, 3, row, counted))
@@ -333,4 +343,5 @@ class SpanLessons:
         own = HEAD_OF[step.what]
         sheet.looks += [(last, own, row, columns)] * times
         sheet.looks += [(last, head, row, [NOTHING]) for head in range(HEADS) if head != own]
-        sheet.knows += [(row, THING, (thing,)), (row, step.what, (len(step.said),))]
+        flags = clock_flags([end_s for _, end_s in step.said])
+        sheet.knows += [(row, THING, (thing,)), (row, step.what, flags)]
