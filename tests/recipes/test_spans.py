@@ -8,14 +8,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import cosine_similarity, rms_norm
 
 from recipes.nano.next.asked import NO_HUNDREDS, clock_classes, clock_flags
 from recipes.nano.next.batch import Loudness, join
 from recipes.nano.next.courses import draw_course, worded_features
 from recipes.nano.next.decoder import lesson_loss, run
 from recipes.nano.next.lessons import LessonMaker
+from recipes.nano.next.recall import CLOCK_HEADS, READS, SUMS, passed_on
 from recipes.nano.next.retrieve import draw_span_lesson, grown, new_trainer
-from recipes.nano.next.shape import ID, LAYERS
+from recipes.nano.next.shape import HEAD_DIM, HIDDEN, ID, LAYERS
 from recipes.nano.next.sheet import (
     CHANGED,
     COMING,
@@ -182,7 +184,7 @@ def test_an_answer_sums_the_ends_that_it_has_said(lessons: SpanLessons) -> None:
             pieces = [TOKENIZER.decode([t]) for t in sheet.ids[column - 4 : column]]
             tenths, units, hundreds = (
                 int(TOKENIZER.decode([sheet.ids[told[column, head][0]]]).strip('":end ') or 0)
-                for head in (0, 2, 3)
+                for head in (3, 1, 2)
             )
             ends_s.append(100 * hundreds + units + tenths / 10)
             assert pieces[2] == "."
@@ -301,3 +303,35 @@ def test_heads_of_an_added_layer_rest_where_nothing_is_to_be_counted() -> None:
     assert len(added) > 40
     assert all(columns == [NOTHING] for columns in added)
     assert not sheet.counts
+
+
+def test_a_time_that_was_said_is_written_as_one_that_was_seen() -> None:
+    trainer = new_trainer(0, 1e-3, LAYERS + 1)
+    trainer.open_recall(TOKENIZER)
+    text = trainer.model.model.language_model.state_dict()
+    numbers = torch.tensor(
+        [TOKENIZER.encode(str(n), add_special_tokens=False).ids[0] for n in range(100)]
+    )
+    embedded = rms_norm(text["embed_tokens.weight"][numbers], (HIDDEN,))
+    at_pictures = passed_on(text, 0, CLOCK_HEADS["units"]) @ embedded.T
+    at_pictures = at_pictures - at_pictures.mean(1, keepdim=True)
+    said = passed_on(text, 1, SUMS) @ at_pictures
+    for head in (0, 1):
+        seen = passed_on(text, 2, head) @ passed_on(text, 1, READS) @ at_pictures
+        alike = cosine_similarity(seen.T[:, None], said.T[None], dim=-1)
+        assert float(alike.diagonal().mean()) > 0.95
+        assert float(alike.fill_diagonal_(0).abs().mean()) < 0.3
+
+
+def test_what_opens_recall_leaves_all_else_as_it_was() -> None:
+    trainer = new_trainer(0, 1e-3, LAYERS + 1)
+    before = trainer.state()["text"]
+    before = {name: part.clone() for name, part in before.items()}
+    trainer.open_recall(TOKENIZER)
+    changed = {n for n, part in trainer.state()["text"].items() if not torch.equal(part, before[n])}
+    values = {f"layers.{n}.self_attn.{part}_proj.weight" for n in (1, 2) for part in "vo"}
+    assert changed == values | {f"layers.3.self_attn.{part}_proj.weight" for part in "qk"}
+    for name in values:
+        old, new = before[name], trainer.state()["text"][name]
+        rows = (old != new).any(int("o_proj" not in name)).nonzero()[:, 0] // HEAD_DIM
+        assert set(rows.tolist()) == ({3} if "layers.1" in name else {0, 1})

@@ -28,6 +28,7 @@ from recipes.nano.next.device import moved
 from recipes.nano.next.drawn import DrawnAhead
 from recipes.nano.next.lessons import HEADS_OF, LessonMaker
 from recipes.nano.next.progress import Loop, add_shared, rate
+from recipes.nano.next.recall import with_recall
 from recipes.nano.next.shape import HEAD_DIM, HEADS, LAYERS, RUNS, config, published_part
 from recipes.nano.next.sheet import THING
 from recipes.nano.next.span_courses import draw_spans
@@ -86,6 +87,13 @@ class Trainer:
         with torch.no_grad():
             run(self.model, lesson, watched)
         self.alike.add(kind, step, alike_distances(watched, lesson, text.rotary_emb.inv_freq))
+
+    def open_recall(self, tokenizer: Tokenizer) -> None:
+        """Let heads begin to pass on times of what they look at; see `recall`."""
+        text = self.model.model.language_model
+        encoded = tokenizer.encode_batch([str(n) for n in range(100)], add_special_tokens=False)
+        numbers = torch.tensor([own.ids[0] for own in encoded])
+        text.load_state_dict(with_recall(text.state_dict(), numbers))
 
     def begin_as_published(self) -> None:
         """The decoder of the checkpoint in use; probes and optimiser begin anew."""
@@ -281,6 +289,7 @@ def main() -> None:
     parser.add_argument("--name", default="decoder.pt")
     add_shared(parser)
     parser.add_argument("--spans", type=float, default=0.0, help="share of lessons about spans")
+    parser.add_argument("--recall", action="store_true", help="begin as `recall` opens it")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     RUNS.mkdir(parents=True, exist_ok=True)
@@ -290,6 +299,8 @@ def main() -> None:
     trainer = new_trainer(options.seed, options.lr, plan.layers, options.device)
     loop = Loop(RUNS / options.name, options.steps, options.seed, trainer.state, trainer.load)
     loop.resume(options.begin, trainer.begin_as_published)
+    if options.recall and not loop.step:
+        trainer.open_recall(plan.tokenizer)
 
     def one(_rng: np.random.Generator, step: int) -> dict[str, float]:
         share, kind = plan.share(step), plan.kind(step)

@@ -323,8 +323,9 @@ class SpanLessons:
             sheet.labels[base + k - 1] = answer.ids[k]
             sheet.weights[base + k - 1] = FORCED
         for column, _ in answer.steps[-1].said:
+            # By the heads that bring a pair's time to its pictures, so that both are written alike.
             row = base + column
-            sheet.looks += [(0, h, row, [row - back]) for h, back in ((0, 1), (2, 3), (3, 4))]
+            sheet.looks += [(0, h, row, [row - back]) for h, back in ((3, 1), (1, 3), (2, 4))]
         for step in answer.steps:
             sheet.weights[base + step.row] = 1.0
             self._maker.teach_rest(rng, sheet, base + step.row, busy=(0, 2, 3))
@@ -335,7 +336,8 @@ class SpanLessons:
         columns = [NOTHING if step.target is None else step.target]
         sheet.exempt.append((row, columns))
         counted = [NOTHING, *(base + column for column, _ in step.said)]
-        sheet.looks += [(0, 0, row, [row - 1]), (0, 1, row, [row - 2])]
+        if row != lead:
+            sheet.looks += [(0, 0, row, [row - 1]), (0, 1, row, [row - 2])]
         sheet.looks += [(1, 0, row, [gather]), (1, 2, row, [lead])]
         sheet.counts.append((1, 3, row, counted))
         last = self._maker.match_layer
