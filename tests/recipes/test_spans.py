@@ -30,7 +30,7 @@ from recipes.nano.next.sheet import (
 )
 from recipes.nano.next.span_courses import FAR, SpanCourse, draw_spans
 from recipes.nano.next.span_lessons import GROUPS, HEAD_OF, SpanLessons, group_of
-from recipes.nano.next.tokenizer import build
+from recipes.nano.next.tokenizer import SPAN_END, build
 from recipes.nano.pictures import CLASSES
 from schemas.time import timestamp_text
 
@@ -136,10 +136,12 @@ def test_a_watcher_knows_what_changed_and_when_it_had_gone(
                 if flags is not None:
                     (thing,) = things
                     is_there = [thing in pair.things for pair in pairs[:number]]
-                    gone = [k for k, (a, b) in enumerate(itertools.pairwise(is_there)) if a > b]
-                    assert flags == clock_flags([float(drawn.course.seconds[k + 1]) for k in gone])
-                    numbers[what].add(len(gone))
-    assert all(found >= {0, 1, 2} for found in numbers.values())
+                    steps = enumerate(itertools.pairwise([False, *is_there]))
+                    found = [k for k, (a, b) in steps if (a > b if what == COMING else a < b)]
+                    assert flags == clock_flags([float(drawn.course.seconds[k]) for k in found])
+                    numbers[what].add(len(found))
+    assert numbers[COMING] >= {0, 1, 2}
+    assert numbers[GOING] >= {1, 2, 3}
 
 
 def test_nothing_is_told_of_a_watcher_across_a_gap(lessons: SpanLessons) -> None:
@@ -163,32 +165,33 @@ def test_times_of_a_set_are_told_by_their_pieces() -> None:
     assert sum(clock_flags([])) == 0
 
 
-def test_an_answer_sums_the_ends_that_it_has_said(lessons: SpanLessons) -> None:
+@pytest.mark.parametrize(("what", "closing"), [(NEXT_COMING, "}"), (NEXT_GOING, SPAN_END)])
+def test_an_answer_sums_what_it_has_said(lessons: SpanLessons, what: int, closing: str) -> None:
     _, sheet = draw_row(lessons, 1)
-    flags = {at: classes for at, what, classes in sheet.knows if what in (NEXT_COMING, NEXT_GOING)}
+    flags = {at: classes for at, own, classes in sheet.knows if own == what}
     told = {(row, head): columns for layer, head, row, columns in sheet.looks if layer == 0}
     counted = 0
     for layer, head, row, columns in sheet.counts:
-        if layer != 1:
+        if layer != 1 or row not in flags:
             continue
         assert head == 3
         closed = [
             column
             for column in range(row + 1)
             if sheet.owner[column] == sheet.owner[row]
-            and TOKENIZER.decode([sheet.ids[column]]) == "}"
+            and TOKENIZER.decode([sheet.ids[column]]) == closing
         ]
-        assert columns == [NOTHING, *closed]
-        ends_s = []
+        assert columns == ([NOTHING, *closed] if what == NEXT_COMING else closed)
+        times_s = []
         for column in closed:
             pieces = [TOKENIZER.decode([t]) for t in sheet.ids[column - 4 : column]]
             tenths, units, hundreds = (
-                int(TOKENIZER.decode([sheet.ids[told[column, head][0]]]).strip('":end ') or 0)
+                int(TOKENIZER.decode([sheet.ids[told[column, head][0]]]).strip('":starend, {') or 0)
                 for head in (3, 1, 2)
             )
-            ends_s.append(100 * hundreds + units + tenths / 10)
+            times_s.append(100 * hundreds + units + tenths / 10)
             assert pieces[2] == "."
-        assert flags[row] == clock_flags(ends_s)
+        assert flags[row] == clock_flags(times_s)
         counted += bool(closed)
     assert counted > 10
 

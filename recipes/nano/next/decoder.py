@@ -32,7 +32,7 @@ STATE_OF |= dict.fromkeys((COMING, GOING, NEXT_COMING, NEXT_GOING), 2)
 """The layer behind which a token should know it."""
 SAME = {NEXT_COMING: COMING, NEXT_GOING: GOING}
 """Known in the same form, so that one can be matched with the other."""
-COUNTING = 3.0
+COUNTING = 8.0
 """Weight of looks that count, of which there are few, against others."""
 
 

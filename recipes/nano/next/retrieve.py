@@ -41,7 +41,7 @@ TOKENS_PER_PAIR, TOKENS_PER_QUESTION = 14, 26
 SPAN_QUESTIONS, TOKENS_PER_SPAN_QUESTION = 4, 50
 CODES, SPANS = "codes", "spans"
 """Kinds of lessons."""
-SPAN_PAIRS = (5, 160)
+SPAN_PAIRS = (5, 100)
 LOUDEST = {CODES: 8.0, SPANS: 6.0}
 """log of how many times ground counts at most: a million tokens against a few hundred, or 32K, in
 which spans are asked for, against fewer."""

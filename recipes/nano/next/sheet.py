@@ -10,8 +10,8 @@ Encode = Callable[[str], list[int]]
 LETTERS, CLOCK, THING, NAMED, SEEN, CHANGED, COMING, GOING, NEXT_COMING, NEXT_GOING = range(10)
 """What tokens are asked to know; NAMED: a thing, behind the first layer already. Of the tokens that
 watch pairs: things SEEN in the pair (36 × 0 or 1), CHANGED (36 that come, 36 that go), and for what
-is COMING or GOING when the same thing had gone before (pieces of times, each 0 or 1). Answers'
-tokens know the same of what they look for NEXT.
+is COMING when the same thing had gone before, for what is GOING when it had come (pieces of times,
+each 0 or 1). Answers' tokens know the same of what they look for NEXT.
 """
 NOTHING = 0
 """Column that is looked at where no place tells an answer: the prompt's first token."""

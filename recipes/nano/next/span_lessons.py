@@ -63,7 +63,8 @@ class _Event:
 
 @dataclass(frozen=True, slots=True)
 class _Edges:
-    """What comes and goes with each pair: thing → pairs before in which it had gone."""
+    """What comes and goes with each pair: thing → pairs before in which what comes had gone, and in
+    which what goes had come."""
 
     comes: tuple[dict[int, list[int]], ...]
     goes: tuple[dict[int, list[int]], ...]
@@ -74,12 +75,10 @@ class _Edges:
         comes: list[dict[int, list[int]]] = [{} for _ in range(count)]
         goes: list[dict[int, list[int]]] = [{} for _ in range(count)]
         for thing, spans in drawn.spans.items():
-            gone: list[int] = []
-            for start, end in spans:
-                comes[start][thing] = list(gone)
+            for number, (start, end) in enumerate(spans):
+                comes[start][thing] = [gone for _, gone in spans[:number]]
                 if end < count:
-                    goes[end][thing] = list(gone)
-                    gone.append(end)
+                    goes[end][thing] = [come for come, _ in spans[: number + 1]]
         return _Edges(tuple(comes), tuple(goes))
 
 
@@ -164,18 +163,18 @@ def _teach_watcher(
     sheet.looks += [(2, head, own, [NOTHING]) for head in (2, 3)]
     if comes or goes:
         sheet.holds[own] = LETTERS
-    for head, what, gone in ((0, COMING, comes), (1, GOING, goes)):
-        columns = [watch.columns[pair] for pairs in gone.values() for pair in pairs]
-        columns = [NOTHING, *sorted(set(columns))]
+    for head, what, edge in ((0, COMING, comes), (1, GOING, goes)):
+        before = sorted({watch.columns[pair] for pairs in edge.values() for pair in pairs})
+        columns = before if goes and what == GOING else [NOTHING, *before]
         sheet.exempt.append((own, columns))
-        if gone:
+        if edge:
             sheet.counts.append((2, head, own, columns))
         else:
             sheet.looks.append((2, head, own, columns))
-        if len(gone) == 1:
-            (pairs,) = gone.values()
-            ends_s = [float(drawn.course.seconds[pair]) for pair in pairs]
-            sheet.knows.append((own, what, clock_flags(ends_s)))
+        if len(edge) == 1:
+            (pairs,) = edge.values()
+            times_s = [float(drawn.course.seconds[pair]) for pair in pairs]
+            sheet.knows.append((own, what, clock_flags(times_s)))
 
 
 def _teach_gather(
@@ -214,7 +213,9 @@ class _Step:
     lead: int
     """The token that knows what is looked for: `row`, or the one before a time's pieces."""
     said: tuple[tuple[int, float], ...]
-    """The tokens that ended each event before this one, and its end."""
+    """What was said that tells which event is next, and behind which token: for a start the ends of
+    those before it, for an end all starts. A token that tells when a thing goes must not look for
+    goings, or it finds itself."""
     what: int
     """NEXT_COMING or NEXT_GOING."""
     target: int | None
@@ -227,29 +228,32 @@ class _Answer:
 
     ids: list[int]
     steps: list[_Step] = field(default_factory=list)
+    starts: list[tuple[int, float]] = field(default_factory=list)
+    ends: list[tuple[int, float]] = field(default_factory=list)
+    """What was said, and the token behind it."""
 
     def say(
         self, encode: Encode, events: list[_Event], end_of_video: int, close: list[int]
     ) -> None:
         """All events in the order of time, as the grammar wants them."""
-        said: list[tuple[int, float]] = []
         self.ids += encode(EVENTS)
         for event in events:
-            self._decide(said, event.coming)
-            self.ids += encode(", {" if said else "{")
+            self._decide(event.coming)
+            self.ids += encode(", {" if self.ends else "{")
             self.ids += encode(SPAN_START)
-            self._time(encode, event.start_s, said, NEXT_COMING, event.coming)
+            self._time(encode, event.start_s, self.ends, NEXT_COMING, event.coming)
             self.ids += encode(SPAN_END)
+            self.starts.append((len(self.ids) - 1, event.start_s))
             target = end_of_video if event.going is None else event.going
-            self._time(encode, event.end_s, said, NEXT_GOING, target)
+            self._time(encode, event.end_s, self.starts, NEXT_GOING, target)
             self.ids += encode("}")
-            said.append((len(self.ids) - 1, event.end_s))
-        self._decide(said, None)
+            self.ends.append((len(self.ids) - 1, event.end_s))
+        self._decide(None)
         self.ids += close
 
-    def _decide(self, said: list[tuple[int, float]], target: int | None) -> None:
+    def _decide(self, target: int | None) -> None:
         row = len(self.ids) - 1
-        self.steps.append(_Step(row, row, tuple(said), NEXT_COMING, target))
+        self.steps.append(_Step(row, row, tuple(self.ends), NEXT_COMING, target))
 
     def _time(
         self,
@@ -322,7 +326,7 @@ class SpanLessons:
         for k in range(len(prompt), len(answer.ids)):
             sheet.labels[base + k - 1] = answer.ids[k]
             sheet.weights[base + k - 1] = FORCED
-        for column, _ in answer.steps[-1].said:
+        for column, _ in answer.starts + answer.ends:
             # By the heads that bring a pair's time to its pictures, so that both are written alike.
             row = base + column
             sheet.looks += [(0, h, row, [row - back]) for h, back in ((3, 1), (1, 3), (2, 4))]
@@ -335,7 +339,9 @@ class SpanLessons:
         row, lead = base + step.row, base + step.lead
         columns = [NOTHING if step.target is None else step.target]
         sheet.exempt.append((row, columns))
-        counted = [NOTHING, *(base + column for column, _ in step.said)]
+        counted = [base + column for column, _ in step.said]
+        if step.what == NEXT_COMING:
+            counted.insert(0, NOTHING)
         if row != lead:
             sheet.looks += [(0, 0, row, [row - 1]), (0, 1, row, [row - 2])]
         sheet.looks += [(1, 0, row, [gather]), (1, 2, row, [lead])]
@@ -345,5 +351,5 @@ class SpanLessons:
         own = HEAD_OF[step.what]
         sheet.looks += [(last, own, row, columns)] * times
         sheet.looks += [(last, head, row, [NOTHING]) for head in range(HEADS) if head != own]
-        flags = clock_flags([end_s for _, end_s in step.said])
+        flags = clock_flags([time_s for _, time_s in step.said])
         sheet.knows += [(row, THING, (thing,)), (row, step.what, flags)]
