@@ -2,11 +2,11 @@
 
 Five tokens behind a pair's pictures watch it, each for the things of its group: two that come or go
 at once would be one vector in one token. A watcher gathers what the pair shows of its group (layer
-1), knows what has come or gone since the pair before (layer 2), and when the same thing had gone
-before (layer 3): it looks at all these evenly and gets the sum of their times, which is a name for
-the event. An answer sums the ends that it has said in the same way, and the next event's start and
-end are the coming and the going of that name. Numbers of events would do, but k places and one that
-stands for nothing share attention as k / (k + 1), which takes scores right to a tenth.
+1), knows what has come or gone since the pair before (layer 2), and, of what comes, when it had
+gone before, of what goes, when it had come (layer 3). It looks at all these evenly and gets the sum
+of their times, which is a name for the event. An answer sums the ends or the starts that it has
+said in the same way, and what is next is the coming or the going of that name. Numbers of events
+would do, but five of them differ from six by so little that scores must be right to a tenth.
 """
 
 from __future__ import annotations
@@ -165,12 +165,9 @@ def _teach_watcher(
         sheet.holds[own] = LETTERS
     for head, what, edge in ((0, COMING, comes), (1, GOING, goes)):
         before = sorted({watch.columns[pair] for pairs in edge.values() for pair in pairs})
-        columns = before if goes and what == GOING else [NOTHING, *before]
+        columns = before or [NOTHING]
         sheet.exempt.append((own, columns))
-        if edge:
-            sheet.counts.append((2, head, own, columns))
-        else:
-            sheet.looks.append((2, head, own, columns))
+        (sheet.counts if before else sheet.looks).append((2, head, own, columns))
         if len(edge) == 1:
             (pairs,) = edge.values()
             times_s = [float(drawn.course.seconds[pair]) for pair in pairs]
@@ -339,9 +336,7 @@ class SpanLessons:
         row, lead = base + step.row, base + step.lead
         columns = [NOTHING if step.target is None else step.target]
         sheet.exempt.append((row, columns))
-        counted = [base + column for column, _ in step.said]
-        if step.what == NEXT_COMING:
-            counted.insert(0, NOTHING)
+        counted = [base + column for column, _ in step.said] or [NOTHING]
         if row != lead:
             sheet.looks += [(0, 0, row, [row - 1]), (0, 1, row, [row - 2])]
         sheet.looks += [(1, 0, row, [gather]), (1, 2, row, [lead])]
