@@ -133,13 +133,10 @@ class Probes(nn.Module):
             sizes |= {SEEN: [len(CLASSES)], CHANGED: [2 * len(CLASSES)]}
         self.heads = nn.ModuleDict(
             {
-                str(what): nn.ModuleList(nn.Linear(HIDDEN, n) for n in own)
+                str(what): nn.ModuleList(_probe(n, is_set=len(own) == 1) for n in own)
                 for what, own in sizes.items()
             }
         )
-        for own in self.heads.values():
-            if len(own) == 1:
-                nn.init.constant_(own[0].bias, -4.0)
         self.register_buffer("names", class_codes() / CODE_NORM, persistent=False)
 
     def losses(self, states: list[Tensor], lesson: Lesson) -> dict[str, Tensor]:
@@ -161,6 +158,14 @@ class Probes(nn.Module):
             return _set_loss(heads[0](own), classes.float())
         parts = [F.cross_entropy(head(own), classes[:, k]) for k, head in enumerate(heads)]
         return torch.stack(parts).sum()
+
+
+def _probe(classes: int, *, is_set: bool) -> nn.Linear:
+    """Of a set hardly any class is a member, and it begins by saying so."""
+    probe = nn.Linear(HIDDEN, classes)
+    if is_set:
+        nn.init.constant_(probe.bias, -4.0)
+    return probe
 
 
 def _set_loss(logits: Tensor, wanted: Tensor) -> Tensor:

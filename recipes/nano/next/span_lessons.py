@@ -12,7 +12,7 @@ would do, but five of them differ from six by so little that scores must be righ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -32,11 +32,11 @@ from recipes.nano.next.sheet import (
     NOTHING,
     SEEN,
     THING,
-    Encode,
     Sheet,
 )
+from recipes.nano.next.span_answers import Answer, Event, Step
 from recipes.nano.next.span_courses import SpanCourse
-from recipes.nano.next.tokenizer import BEFORE, EVENTS, FIND, FIND_CLOSE, SPAN_END, SPAN_START, TO
+from recipes.nano.next.tokenizer import BEFORE, FIND, FIND_CLOSE, TO
 from recipes.nano.pictures import CLASSES
 
 FORCED = 0.1
@@ -48,17 +48,6 @@ GROUPS = 5
 """As many watchers as there are tokens between two pairs that are always there: what ends a pair,
 and of the next one's time the opening, the point, the word and what begins its pictures."""
 PHRASES = (("a {}", 0.7), ("{}", 0.15), ("the {}", 0.15))
-
-
-@dataclass(frozen=True, slots=True)
-class _Event:
-    """One event: columns of the watchers of its coming and its going, and their times."""
-
-    coming: int
-    going: int | None
-    """None: it lasts to the end of the video."""
-    start_s: float
-    end_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +105,14 @@ def _watches(drawn: SpanCourse, pads: list[dict[int, int]]) -> list[_Watch]:
     return watches
 
 
-def _events(drawn: SpanCourse, watch: _Watch, thing: int) -> list[_Event]:
+def _events(drawn: SpanCourse, watch: _Watch, thing: int) -> list[Event]:
     """All events of a thing, in order."""
     seconds, events = drawn.course.seconds, []
     for start, end in drawn.spans[thing]:
         is_last = end >= len(seconds)
         end_s = drawn.course.end_s if is_last else float(seconds[end])
         going = None if is_last else watch.columns[end]
-        events.append(_Event(watch.columns[start], going, float(seconds[start]), end_s))
+        events.append(Event(watch.columns[start], going, float(seconds[start]), end_s))
     return events
 
 
@@ -201,71 +190,6 @@ def _teach_gather(
         sheet.looks += [(0, head, own, [NOTHING]) for head in (1, 2, 3)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """A token of an answer that is free; columns count from the question's first token."""
-
-    row: int
-    """The token that is followed by it."""
-    lead: int
-    """The token that knows what is looked for: `row`, or the one before a time's pieces."""
-    said: tuple[tuple[int, float], ...]
-    """What was said that tells which event is next, and behind which token: for a start the ends of
-    those before it, for an end all starts. A token that tells when a thing goes must not look for
-    goings, or it finds itself."""
-    what: int
-    """NEXT_COMING or NEXT_GOING."""
-    target: int | None
-    """Column of the sheet; None: no place tells it."""
-
-
-@dataclass(slots=True)
-class _Answer:
-    """A question with its answer."""
-
-    ids: list[int]
-    steps: list[_Step] = field(default_factory=list)
-    starts: list[tuple[int, float]] = field(default_factory=list)
-    ends: list[tuple[int, float]] = field(default_factory=list)
-    """What was said, and the token behind it."""
-
-    def say(
-        self, encode: Encode, events: list[_Event], end_of_video: int, close: list[int]
-    ) -> None:
-        """All events in the order of time, as the grammar wants them."""
-        self.ids += encode(EVENTS)
-        for event in events:
-            self._decide(event.coming)
-            self.ids += encode(", {" if self.ends else "{")
-            self.ids += encode(SPAN_START)
-            self._time(encode, event.start_s, self.ends, NEXT_COMING, event.coming)
-            self.ids += encode(SPAN_END)
-            self.starts.append((len(self.ids) - 1, event.start_s))
-            target = end_of_video if event.going is None else event.going
-            self._time(encode, event.end_s, self.starts, NEXT_GOING, target)
-            self.ids += encode("}")
-            self.ends.append((len(self.ids) - 1, event.end_s))
-        self._decide(None)
-        self.ids += close
-
-    def _decide(self, target: int | None) -> None:
-        row = len(self.ids) - 1
-        self.steps.append(_Step(row, row, tuple(self.ends), NEXT_COMING, target))
-
-    def _time(
-        self,
-        encode: Encode,
-        seconds: float,
-        said: list[tuple[int, float]],
-        what: int,
-        target: int,
-    ) -> None:
-        lead = len(self.ids) - 1
-        for piece in encode(f"{seconds:.1f}"):
-            self.steps.append(_Step(len(self.ids) - 1, lead, tuple(said), what, target))
-            self.ids.append(piece)
-
-
 class SpanLessons:
     """Draws rows of `find` questions."""
 
@@ -302,7 +226,7 @@ class SpanLessons:
         sheet: Sheet,
         end_s: float,
         thing: int,
-        events: list[_Event],
+        events: list[Event],
         at: int,
         owner: int,
     ) -> None:
@@ -317,7 +241,7 @@ class SpanLessons:
         sheet.looks += [(0, h, clock, [clock - back]) for h, back in enumerate((1, 3, 4))]
         sheet.looks += [(0, h, gather, [gather - back]) for h, back in enumerate((1, 2))]
         sheet.knows += [(gather, what, (thing,)) for what in (NAMED, THING)]
-        answer = _Answer(list(prompt))
+        answer = Answer(list(prompt))
         answer.say(encode, events, clock, [*encode("]}"), ID["<|im_end|>"]])
         sheet.say(answer.ids, at, owner)
         for k in range(len(prompt), len(answer.ids)):
@@ -332,7 +256,7 @@ class SpanLessons:
             self._maker.teach_rest(rng, sheet, base + step.row, busy=(0, 2, 3))
             self._teach_step(sheet, step, base, gather, thing)
 
-    def _teach_step(self, sheet: Sheet, step: _Step, base: int, gather: int, thing: int) -> None:
+    def _teach_step(self, sheet: Sheet, step: Step, base: int, gather: int, thing: int) -> None:
         row, lead = base + step.row, base + step.lead
         columns = [NOTHING if step.target is None else step.target]
         sheet.exempt.append((row, columns))
