@@ -291,6 +291,8 @@ def main() -> None:
     parser.add_argument("--spans", type=float, default=0.0, help="share of lessons about spans")
     parser.add_argument("--recall", action="store_true", help="begin as `recall` opens it")
     options = parser.parse_args()
+    if options.recall and not options.spans:
+        parser.error("--recall is about spans: give their share as --spans")
     torch.set_num_threads(options.threads)
     RUNS.mkdir(parents=True, exist_ok=True)
     plan = Plan(
