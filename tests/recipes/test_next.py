@@ -317,7 +317,7 @@ def test_looking_at_all_evenly_is_more_than_looking_at_any() -> None:
     scores[0, 1, 5] = 1.0
     sheet = Sheet()
     sheet.say([0] * 6, 0, -1)
-    sheet.counts = [(0, 1, 5, [2, 4])]
+    sheet.sums = [(0, 1, 5, [2, 4])]
     lesson = join([sheet], [torch.zeros(0, HIDDEN)], [Loudness(0, 0, 0)])
     bias = lesson.bias.written_out()
     (even,) = look_losses([(scores, key)], lesson, bias).values()
@@ -326,7 +326,7 @@ def test_looking_at_all_evenly_is_more_than_looking_at_any() -> None:
     (uneven,) = look_losses([(scores, key)], lesson, bias).values()
     assert float(uneven) > 10
     lesson = join(
-        [replace(sheet, counts=[], looks=[(0, 1, 5, [2, 4])])],
+        [replace(sheet, sums=[], looks=[(0, 1, 5, [2, 4])])],
         [torch.zeros(0, HIDDEN)],
         [Loudness(0, 0, 0)],
     )

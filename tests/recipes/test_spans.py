@@ -171,7 +171,7 @@ def test_an_answer_sums_what_it_has_said(lessons: SpanLessons, what: int, closin
     flags = {at: classes for at, own, classes in sheet.knows if own == what}
     told = {(row, head): columns for layer, head, row, columns in sheet.looks if layer == 0}
     counted = 0
-    for layer, head, row, columns in sheet.counts:
+    for layer, head, row, columns in sheet.sums:
         if layer != 1 or row not in flags:
             continue
         assert head == 3
@@ -305,7 +305,7 @@ def test_heads_of_an_added_layer_rest_where_nothing_is_to_be_counted() -> None:
     added = [columns for layer, _, _, columns in sheet.looks if layer == LAYERS - 1]
     assert len(added) > 40
     assert all(columns == [NOTHING] for columns in added)
-    assert not sheet.counts
+    assert not sheet.sums
 
 
 def test_a_time_that_was_said_is_written_as_one_that_was_seen() -> None:

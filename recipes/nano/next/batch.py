@@ -74,7 +74,7 @@ class Knows:
 @dataclass(frozen=True, slots=True)
 class Bias:
     """What is added to attention scores, before it is written out for every pair of tokens: in
-    full it takes fifty megabytes, and sending them longer than learning from them."""
+    full it grows with the square of a row and is most of what a lesson would send."""
 
     owner: Tensor
     """(B, N), as `Sheet.owner`; −1000 where a row has ended."""
@@ -210,7 +210,7 @@ def _bias(owner: Tensor, loudness: Tensor) -> Tensor:
 def _looks(sheets: list[Sheet], total: int) -> tuple[Looks, ...]:
     found: dict[tuple[int, int, bool], list[tuple[int, int, list[int]]]] = {}
     for i, sheet in enumerate(sheets):
-        for evenly, looks in ((False, sheet.looks), (True, sheet.counts)):
+        for evenly, looks in ((False, sheet.looks), (True, sheet.sums)):
             for layer, head, row, columns in looks:
                 found.setdefault((layer, head, evenly), []).append((i, row, columns))
     out = []

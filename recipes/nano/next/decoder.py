@@ -32,8 +32,8 @@ STATE_OF |= dict.fromkeys((COMING, GOING, NEXT_COMING, NEXT_GOING), 2)
 """The layer behind which a token should know it."""
 SAME = {NEXT_COMING: COMING, NEXT_GOING: GOING}
 """Known in the same form, so that one can be matched with the other."""
-COUNTING = 8.0
-"""Weight of looks that count, of which there are few, against others."""
+SUMMING = 8.0
+"""Weight of looks that sum, of which there are few, against others."""
 
 
 def run(
@@ -111,7 +111,7 @@ def look_losses(
             hit = (scores * wanted).sum(-1) / count + count.log()
         else:
             hit = scores.masked_fill(~wanted, SHUT).logsumexp(-1)
-        name = "count" if look.evenly else "look"
+        name = "sum" if look.evenly else "look"
         losses[f"{name}{look.layer}{look.head}"] = (scores.logsumexp(-1) - hit).mean()
     return losses
 
@@ -203,7 +203,7 @@ def lesson_loss(
     knows = probes.losses(layers, lesson)
     helped = torch.zeros_like(answer)
     for name, value in looks.items():
-        helped = helped + looking * (COUNTING if name.startswith("count") else 1.0) * value
+        helped = helped + looking * (SUMMING if name.startswith("sum") else 1.0) * value
     for name, value in knows.items():
         helped = helped + weight_of.get(name, naming) * value
     free = weights > 0.5

@@ -56,6 +56,7 @@ def with_recall(text: dict[str, Tensor], pieces: Tensor) -> dict[str, Tensor]:
 
 
 def _gain(text: dict[str, Tensor], layer: int) -> Tensor:
+    """Of the norm before a layer's attention; divided by, so never next to nothing."""
     return text[f"layers.{layer}.input_layernorm.weight"].clamp_min(0.05)
 
 

@@ -102,8 +102,8 @@ class Trainer:
 
 def grown(text: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
     """A decoder of three layers as one of four: a layer that adds nothing yet stands before the
-    last. All its heads match as the last layer's head for things does: they will count these. Its
-    gates begin as those of the layer before it."""
+    last. All its heads match as the last layer's head for things does: they will look for these.
+    Its gates begin as those of the layer before it."""
     old, added = f"layers.{LAYERS - 1}.", f"layers.{LAYERS}."
     if layers == LAYERS or any(name.startswith(added) for name in text):
         return text

@@ -32,7 +32,7 @@ class Sheet:
     weights: dict[int, float] = field(default_factory=dict)
     looks: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
     """(layer, head, row, columns): where a head should look, at any of them."""
-    counts: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
+    sums: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
     """The same, at all of them evenly."""
     knows: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
     """(column, what, classes): what a token should know before the last layer."""

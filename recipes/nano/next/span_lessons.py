@@ -126,8 +126,8 @@ def _teach_watcher(
     pads: dict[int, int],
     tokens: int,
 ) -> None:
-    """A watcher gathers what the pair shows of its group, and knows what has come and gone and when
-    it had gone before."""
+    """A watcher gathers what the pair shows of its group, and knows what has come and gone, when
+    what comes had gone, and when what goes had come."""
     shown, own = drawn.course.pairs[number], watch.columns[number]
     if number in watch.hidden:
         only = watch.hidden[number]
@@ -153,10 +153,10 @@ def _teach_watcher(
     if comes or goes:
         sheet.holds[own] = LETTERS
     for head, what, edge in ((0, COMING, comes), (1, GOING, goes)):
-        before = sorted({watch.columns[pair] for pairs in edge.values() for pair in pairs})
-        columns = before or [NOTHING]
+        earlier = sorted({watch.columns[pair] for pairs in edge.values() for pair in pairs})
+        columns = earlier or [NOTHING]
         sheet.exempt.append((own, columns))
-        (sheet.counts if before else sheet.looks).append((2, head, own, columns))
+        (sheet.sums if earlier else sheet.looks).append((2, head, own, columns))
         if len(edge) == 1:
             (pairs,) = edge.values()
             times_s = [float(drawn.course.seconds[pair]) for pair in pairs]
@@ -260,11 +260,11 @@ class SpanLessons:
         row, lead = base + step.row, base + step.lead
         columns = [NOTHING if step.target is None else step.target]
         sheet.exempt.append((row, columns))
-        counted = [base + column for column, _ in step.said] or [NOTHING]
+        summed = [base + column for column, _ in step.said] or [NOTHING]
         if row != lead:
             sheet.looks += [(0, 0, row, [row - 1]), (0, 1, row, [row - 2])]
         sheet.looks += [(1, 0, row, [gather]), (1, 2, row, [lead])]
-        sheet.counts.append((1, 3, row, counted))
+        sheet.sums.append((1, 3, row, summed))
         last = self._maker.match_layer
         times = FIRST_COUNTS if row == lead else 1
         own = HEAD_OF[step.what]
