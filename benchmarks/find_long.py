@@ -72,7 +72,7 @@ def draw_clip(name: str, number: int, model: str, folder: Path) -> Clip:
         options = {"vcodec": "libx264", "crf": 26, "preset": "veryfast"}
         encode_scene(scene, path, Encoding(fps=FPS, options=options))
     shown = tuple(track.name for track in scene.tracks)
-    longest_pair = counter.pair_tokens(timestamp_text(9999.9), frames.pair_tokens)
+    longest_pair = counter.pair_tokens(timestamp_text(99_999.9), frames.pair_tokens)
     return Clip(path, scene, frames, pairs, longest_pair, (*shown, *_absent(seed, shown)))
 
 

@@ -309,29 +309,24 @@ def test_every_time_at_which_a_code_shows_is_right(maker: LessonMaker) -> None:
     assert several > 5
 
 
-def test_looking_at_all_evenly_is_more_than_looking_at_any() -> None:
-    """Heads were content with the one place that stands for nothing, and counted nothing."""
-    scores = torch.zeros(1, 4, 6, 64)
-    key = scores.clone()
-    key[0, 1, 2], key[0, 1, 4] = 8.0, 8.0
-    scores[0, 1, 5] = 1.0
+def test_only_links_are_told_without_a_margin() -> None:
+    """Events of one thing differ by their distance alone, other places by all that they hold."""
+    queries = torch.zeros(1, 4, 6, 64)
+    keys = queries.clone()
+    queries[0, 1, 5], keys[0, 1, 2] = 1.0, 1.0
     sheet = Sheet()
     sheet.say([0] * 6, 0, -1)
-    sheet.sums = [(0, 1, 5, [2, 4])]
-    lesson = join([sheet], [torch.zeros(0, HIDDEN)], [Loudness(0, 0, 0)])
-    bias = lesson.bias.written_out()
-    (even,) = look_losses([(scores, key)], lesson, bias).values()
-    assert 0 <= float(even) < 1e-3
-    key[0, 1, 4] = 4.0
-    (uneven,) = look_losses([(scores, key)], lesson, bias).values()
-    assert float(uneven) > 10
-    lesson = join(
-        [replace(sheet, sums=[], looks=[(0, 1, 5, [2, 4])])],
-        [torch.zeros(0, HIDDEN)],
-        [Loudness(0, 0, 0)],
-    )
-    (either,) = look_losses([(scores, key)], lesson, bias).values()
-    assert float(either) < 1e-3
+    at_second = [(1, 1, 5, [2])]
+
+    def loss(looks: Sheet) -> float:
+        lesson = join([looks], [torch.zeros(0, HIDDEN)], [Loudness(0, 0, 0)])
+        watched = [(queries, keys)] * 2
+        (own,) = look_losses(watched, lesson, lesson.bias.written_out(), margin=4.0).values()
+        return float(own)
+
+    link, look = loss(replace(sheet, links=at_second)), loss(replace(sheet, looks=at_second))
+    assert link == pytest.approx(np.log(1 + 5 * np.exp(-8.0)), abs=1e-3)
+    assert look == pytest.approx(np.log(1 + 5 * np.exp(-4.0)), abs=1e-3)
 
 
 def test_whatever_is_shown_shows_in_full_once() -> None:

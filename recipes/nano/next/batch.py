@@ -51,8 +51,8 @@ class Looks:
     """(2, wanted) rows and columns of `wanted`."""
     total: int
     """N."""
-    evenly: bool = False
-    """At all that is wanted alike, not just at any of it."""
+    is_link: bool = False
+    """From one event to another of the same thing."""
 
     def wanted(self) -> Tensor:
         """(rows, N) bool."""
@@ -210,15 +210,15 @@ def _bias(owner: Tensor, loudness: Tensor) -> Tensor:
 def _looks(sheets: list[Sheet], total: int) -> tuple[Looks, ...]:
     found: dict[tuple[int, int, bool], list[tuple[int, int, list[int]]]] = {}
     for i, sheet in enumerate(sheets):
-        for evenly, looks in ((False, sheet.looks), (True, sheet.sums)):
+        for is_link, looks in ((False, sheet.looks), (True, sheet.links)):
             for layer, head, row, columns in looks:
-                found.setdefault((layer, head, evenly), []).append((i, row, columns))
+                found.setdefault((layer, head, is_link), []).append((i, row, columns))
     out = []
-    for (layer, head, evenly), rows in sorted(found.items()):
+    for (layer, head, is_link), rows in sorted(found.items()):
         flat = [(k, column) for k, (_, _, columns) in enumerate(rows) for column in columns]
         of, at = torch.tensor([(i, row) for i, row, _ in rows]).T
         padded = _padded(of, at, len(sheets), total)
-        out.append(Looks(layer, head, of, at, *padded, torch.tensor(flat).T, total, evenly))
+        out.append(Looks(layer, head, of, at, *padded, torch.tensor(flat).T, total, is_link))
     return tuple(out)
 
 
@@ -251,6 +251,6 @@ def draw_loudness(rng: np.random.Generator, size: int, most: float) -> list[Loud
     """Of each row: from one to what makes a million tokens of a short lesson, `most` for ground."""
     rows = []
     for share in rng.uniform(0, 1, size):
-        things, codes = rng.uniform(0, share, 2) * (LOUDEST_THINGS, LOUDEST_CODES)
+        things, codes = rng.uniform(0, share, 2) * (min(most, LOUDEST_THINGS), LOUDEST_CODES)
         rows.append(Loudness(float(share * most), float(things), float(codes)))
     return rows

@@ -27,7 +27,8 @@ def main() -> None:
     parser.add_argument("--decoder", default="decoder3.pt", help="run of `retrieve`")
     parser.add_argument("--folder", type=Path, default=CHECKPOINT)
     options = parser.parse_args()
-    text = saved_run(RUNS / options.decoder)["state"]["text"]
+    state = saved_run(RUNS / options.decoder)["state"]
+    text = state.get("mean", state["text"])
     layers = 1 + max(int(name.split(".")[1]) for name in text if name.startswith("layers."))
     model = tower(0, layers)
     if options.readers == PUBLISHED:

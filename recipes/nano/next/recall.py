@@ -26,6 +26,12 @@ _NUMBERS = {"units": 24, "hundreds": 14, "tenths": 6}
 _WRITTEN, _OF_WATCHERS, _OF_SAID, _COMPARED = 20.0, 8.75, 0.25, 7.0
 """Measured in the decoder that this follows: so large that the time of one event is a third of the
 size of all that a token knows, and weighs in a match as much as the thing."""
+_COSINES = {6: (9.0, 0.34), 7: (12.2, 0.63), 8: (16.3, 0.73), 9: (25.4, 0.44), 10: (17.2, 0.96)}
+"""Numbers of a head, and of each its size, beside contents of 40 to 50, and its phase. Fitted to five
+earlier events at random places of 400 to 24,000 positions: with scores that are 0.8 off, the last
+one's is 4.5 higher than any other's in half of the cases, and 1.1 in nine of ten."""
+_LOUD = 3.0
+"""Gains of queries and keys, with which these cosines are 28 of a head's scores and contents 44."""
 _SLOW_RAD = 1.0
 """Over `_FAR` positions a number that turns less may be compared."""
 _FAR = 40_000
@@ -52,6 +58,30 @@ def with_recall(text: dict[str, Tensor], pieces: Tensor) -> dict[str, Tensor]:
             weight = out[f"layers.3.self_attn.{part}.weight"]
             own = weight[head * HEAD_DIM : (head + 1) * HEAD_DIM]
             own[slow] += _COMPARED * spread @ free.T / _gain(text, 3)
+    return out
+
+
+def with_recency(text: dict[str, Tensor], watchers: Tensor) -> dict[str, Tensor]:
+    """The same decoder whose heads that look at earlier events prefer the last of them: a sum of
+    cosines of the distance, in numbers that they use little. `watchers`: (tokens, hidden), what
+    tokens that watch pairs know behind the second layer; all of them have in common what the
+    cosines are written in.
+    """
+    out = {name: part.clone() for name, part in text.items()}
+    before = _gain(text, 2) * torch.nn.functional.rms_norm(watchers, (HIDDEN,))
+    one = torch.linalg.lstsq(before, torch.ones(len(before), 1)).solution[:, 0]
+    half = HEAD_DIM // 2
+    numbers = [*_COSINES, *(i + half for i in _COSINES)]
+    sizes, phases = torch.tensor(list(_COSINES.values())).T
+    turned = torch.cat([sizes * phases.cos(), sizes * phases.sin()])
+    still = torch.cat([sizes, torch.zeros_like(sizes)])
+    for part, written in (("q", turned), ("k", still)):
+        gains = out[f"layers.2.self_attn.{part}_norm.weight"]
+        weight = out[f"layers.2.self_attn.{part}_proj.weight"].view(-1, HEAD_DIM, HIDDEN)
+        gains *= _LOUD / gains[_slow_numbers()].mean()
+        weight[:, numbers] *= (gains[numbers] / _LOUD)[:, None]
+        weight[:2, numbers] = written[:, None] * one
+        gains[numbers] = _LOUD
     return out
 
 

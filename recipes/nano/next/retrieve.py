@@ -15,6 +15,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import Qwen3VLForConditionalGeneration
 
 from recipes.nano.network import new_model
@@ -42,6 +43,8 @@ SPAN_QUESTIONS, TOKENS_PER_SPAN_QUESTION = 4, 50
 CODES, SPANS = "codes", "spans"
 """Kinds of lessons."""
 SPAN_PAIRS = (5, 100)
+SPAN_TOKENS = 32_768
+"""Of the longest video in which spans are asked for."""
 LOUDEST = {CODES: 8.0, SPANS: 6.0}
 """log of how many times ground counts at most: a million tokens against a few hundred, or 32K, in
 which spans are asked for, against fewer."""
@@ -50,6 +53,9 @@ FIRST_GAINS = (1.5, 1.5, 2.2)
 is 14. The last tells what misses a letter from what misses none."""
 MARGIN = 4.0
 """Of told looks, in scores, from `LATE` of the steps on; see `look_losses`."""
+MEAN_OF = 0.998
+"""Weights are published as their mean over the last steps, each of which counts so much less than
+the next: steps scatter about it as far as the rate is high."""
 EARLY, LATE = 0.25, 0.4
 """Shares of the steps: until then lessons grow and tokens are told letters and times; from then on
 all is as hard as it gets."""
@@ -57,9 +63,10 @@ all is as hard as it gets."""
 
 @dataclass(slots=True)
 class Trainer:
-    """Decoder, probes and optimiser."""
+    """Decoder, the mean of its last states, probes and optimiser."""
 
     model: Qwen3VLForConditionalGeneration
+    mean: AveragedModel
     probes: Probes
     optimizer: Optimizers
     alike: Alike = field(default_factory=Alike)
@@ -67,6 +74,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         return {
             "text": self.model.model.language_model.state_dict(),
+            "mean": self.mean.module.model.language_model.state_dict(),
             "probes": self.probes.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "alike": self.alike.found,
@@ -74,9 +82,13 @@ class Trainer:
 
     def load(self, state: dict[str, Any]) -> None:
         text = self.model.model.language_model
-        text.load_state_dict(grown(state["text"], len(text.layers)))
         self.probes.load_state_dict(state["probes"], strict=False)
-        if "optimizer" in state:
+        if "optimizer" not in state:  # Another run's: what it would publish.
+            text.load_state_dict(grown(state.get("mean", state["text"]), len(text.layers)))
+        else:
+            text.load_state_dict(state["text"])
+            self.mean.module.model.language_model.load_state_dict(state["mean"])
+            self.mean.n_averaged.fill_(1)
             self.optimizer.load_state_dict(state["optimizer"])
             self.alike = Alike(state["alike"])
 
@@ -132,7 +144,8 @@ def new_trainer(seed: int, lr: float, layers: int = LAYERS, device: str = "cpu")
     own = list(text.layers.parameters())
     rest = [p for p in own if p.ndim < 2] + list(probes.parameters())
     rest += [text.embed_tokens.weight, text.norm.weight]
-    return Trainer(model, probes, Optimizers([p for p in own if p.ndim == 2], rest, lr))
+    mean = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(MEAN_OF))
+    return Trainer(model, mean, probes, Optimizers([p for p in own if p.ndim == 2], rest, lr))
 
 
 def draw_lesson(
@@ -172,7 +185,9 @@ def draw_span_lesson(
         for own, grid in zip(drawn, grids, strict=True)
     ]
     features = [worded_features(rng, own.course) for own in drawn]
-    return join(sheets, features, draw_loudness(rng, len(sheets), loudest))
+    # A token of a short lesson stands for more of them than one of a long lesson.
+    most = min(loudest, float(np.log(SPAN_TOKENS / (count * TOKENS_PER_PAIR))))
+    return join(sheets, features, draw_loudness(rng, len(sheets), most))
 
 
 def _draw_sizes(
@@ -319,10 +334,11 @@ def main() -> None:
         )
         trainer.optimizer.set_lr(rate(options.lr, step, options.steps, options.decline))
         trainer.optimizer.step(loss)
+        trainer.mean.update_parameters(trainer.model)
         if plan.goes_on and trainer.alike.is_due(kind, step):
             trainer.seek_alike(kind, step, lesson)
         if step % 500 == 499:
-            print(try_out(trainer.model, plan), flush=True)
+            print(try_out(trainer.mean.module, plan), flush=True)
         return told
 
     def tell(step: int) -> tuple[int, list[int]]:
@@ -330,7 +346,7 @@ def main() -> None:
 
     with DrawnAhead(plan.draw, tell, options.seed, options.steps, options.workers) as drawn:
         loop.run(one)
-    print(try_out(trainer.model, plan), flush=True)
+    print(try_out(trainer.mean.module, plan), flush=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ Encode = Callable[[str], list[int]]
 LETTERS, CLOCK, THING, NAMED, SEEN, CHANGED, COMING, GOING, NEXT_COMING, NEXT_GOING = range(10)
 """What tokens are asked to know; NAMED: a thing, behind the first layer already. Of the tokens that
 watch pairs: things SEEN in the pair (36 × 0 or 1), CHANGED (36 that come, 36 that go), and for what
-is COMING when the same thing had gone before, for what is GOING when it had come (pieces of times,
+is COMING when the same thing had last gone, for what is GOING when it had come (pieces of times,
 each 0 or 1). Answers' tokens know the same of what they look for NEXT.
 """
 NOTHING = 0
@@ -32,8 +32,8 @@ class Sheet:
     weights: dict[int, float] = field(default_factory=dict)
     looks: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
     """(layer, head, row, columns): where a head should look, at any of them."""
-    sums: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
-    """The same, at all of them evenly."""
+    links: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
+    """The same, from one event to the last one of the same thing before it."""
     knows: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
     """(column, what, classes): what a token should know before the last layer."""
     exempt: list[tuple[int, list[int]]] = field(default_factory=list)

@@ -27,10 +27,9 @@ class Step:
     """The token that is followed by it."""
     lead: int
     """The token that knows what is looked for: `row`, or the one before a time's pieces."""
-    said: tuple[tuple[int, float], ...]
-    """What was said that tells which event is next, and behind which token: for a start the ends of
-    those before it, for an end all starts. A token that tells when a thing goes must not look for
-    goings, or it finds itself."""
+    said: tuple[int, float] | None
+    """What was said last that tells which event is next, and behind which token: for a start the
+    end before it, for an end its start."""
     what: int
     """NEXT_COMING or NEXT_GOING."""
     target: int | None
@@ -43,40 +42,36 @@ class Answer:
 
     ids: list[int]
     steps: list[Step] = field(default_factory=list)
-    starts: list[tuple[int, float]] = field(default_factory=list)
-    ends: list[tuple[int, float]] = field(default_factory=list)
-    """What was said, and the token behind it."""
+    said: list[tuple[int, float]] = field(default_factory=list)
+    """Starts and ends in turn, each with the token behind it."""
 
     def say(self, encode: Encode, events: list[Event], end_of_video: int, close: list[int]) -> None:
         """All events in the order of time, as the grammar wants them."""
         self.ids += encode(EVENTS)
         for event in events:
             self._decide(event.coming)
-            self.ids += encode(", {" if self.ends else "{")
+            self.ids += encode(", {" if self.said else "{")
             self.ids += encode(SPAN_START)
-            self._time(encode, event.start_s, self.ends, NEXT_COMING, event.coming)
+            self._time(encode, event.start_s, NEXT_COMING, event.coming)
             self.ids += encode(SPAN_END)
-            self.starts.append((len(self.ids) - 1, event.start_s))
+            self.said.append((len(self.ids) - 1, event.start_s))
             target = end_of_video if event.going is None else event.going
-            self._time(encode, event.end_s, self.starts, NEXT_GOING, target)
+            self._time(encode, event.end_s, NEXT_GOING, target)
             self.ids += encode("}")
-            self.ends.append((len(self.ids) - 1, event.end_s))
+            self.said.append((len(self.ids) - 1, event.end_s))
         self._decide(None)
         self.ids += close
 
     def _decide(self, target: int | None) -> None:
         row = len(self.ids) - 1
-        self.steps.append(Step(row, row, tuple(self.ends), NEXT_COMING, target))
+        self.steps.append(Step(row, row, self._last, NEXT_COMING, target))
 
-    def _time(
-        self,
-        encode: Encode,
-        seconds: float,
-        said: list[tuple[int, float]],
-        what: int,
-        target: int,
-    ) -> None:
+    @property
+    def _last(self) -> tuple[int, float] | None:
+        return self.said[-1] if self.said else None
+
+    def _time(self, encode: Encode, seconds: float, what: int, target: int) -> None:
         lead = len(self.ids) - 1
         for piece in encode(f"{seconds:.1f}"):
-            self.steps.append(Step(len(self.ids) - 1, lead, tuple(said), what, target))
+            self.steps.append(Step(len(self.ids) - 1, lead, self._last, what, target))
             self.ids.append(piece)

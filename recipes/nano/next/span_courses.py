@@ -14,6 +14,10 @@ FAR = 40_000
 MOST_EVENTS = 8
 EVENT_ODDS = (0.1, 0.2, 0.2, 0.16, 0.12, 0.12, 0.06, 0.04)
 """Of a thing's number of events, fewer than `MOST_EVENTS`, where a video has room for them."""
+SHARED_ODDS = 0.3
+"""Of a cut that may be at the same time as one of another thing."""
+GAPLESS_ODDS = 0.3
+"""Of courses in which nothing is left out."""
 LAST_S = 8.0
 """Kept for the end of the video, which is a time too."""
 
@@ -31,7 +35,9 @@ class SpanCourse:
 
 def draw_spans(rng: np.random.Generator, count: int, tokens: int) -> SpanCourse:
     """`count` pairs of `tokens` merged tokens, in which a few things come and go."""
-    spans = {thing: _comings(rng, count) for thing in _cast(rng)}
+    spans: dict[int, tuple[tuple[int, int], ...]] = {}
+    for thing in _cast(rng):
+        spans[thing] = _comings(rng, count, [cut for own in spans.values() for cut in sum(own, ())])
     shown: list[dict[int, float]] = [{} for _ in range(count)]
     places = [_drift(rng, count, tokens) for _ in spans]
     for thing, own in spans.items():
@@ -74,12 +80,22 @@ def _cast(rng: np.random.Generator) -> list[int]:
     return [int(base * 6 + c if by_colour else c * 6 + base) for c in others]
 
 
-def _comings(rng: np.random.Generator, pairs: int) -> tuple[tuple[int, int], ...]:
+def _comings(
+    rng: np.random.Generator, pairs: int, others: list[int]
+) -> tuple[tuple[int, int], ...]:
+    """Half-open spans of pairs; now and then a cut is one of `others`: the time at which a thing had
+    gone must not name the coming of another."""
     wanted = int(rng.choice(MOST_EVENTS, p=EVENT_ODDS))
     wanted = min(wanted, max(1, pairs // 8), pairs // 2)
     # Nothing changes with the last pair: most watchers stand behind the next one's beginning.
     places = np.delete(np.arange(pairs + 1), pairs - 1)
     cuts = sorted(int(c) for c in rng.choice(places, 2 * wanted, replace=False))
+    for k in range(len(cuts) if others else 0):
+        cut = int(rng.choice(others))
+        is_between = cuts[k - 1] < cut if k else True
+        is_between &= cut < cuts[k + 1] if k + 1 < len(cuts) else True
+        if is_between and rng.uniform() < SHARED_ODDS:
+            cuts[k] = cut
     return tuple(zip(cuts[::2], cuts[1::2], strict=True))
 
 
@@ -95,11 +111,16 @@ def _drift(rng: np.random.Generator, count: int, tokens: int) -> Ints:
 
 def _gaps_before(rng: np.random.Generator, still: list[int]) -> frozenset[int]:
     """Pairs behind which much is left out: nothing may change there."""
-    if not still or rng.uniform() < 0.3:
+    if not still or rng.uniform() < GAPLESS_ODDS:
         return frozenset()
-    wanted = min(len(still), int(rng.integers(1, 5)))
+    # A few make much of it far away, many stand for a long video as a whole.
+    most = 5 if rng.uniform() < 0.3 else len(still) + 1
+    wanted = min(len(still), int(rng.integers(1, most)))
     picked = sorted(int(i) for i in rng.choice(still, wanted, replace=False))
-    apart = [i for k, i in enumerate(picked) if not k or i - picked[k - 1] > 1]
+    apart: list[int] = []
+    for i in picked:
+        if not apart or i - apart[-1] > 1:
+            apart.append(i)
     return frozenset(apart)
 
 

@@ -3,10 +3,9 @@
 Five tokens behind a pair's pictures watch it, each for the things of its group: two that come or go
 at once would be one vector in one token. A watcher gathers what the pair shows of its group (layer
 1), knows what has come or gone since the pair before (layer 2), and, of what comes, when it had
-gone before, of what goes, when it had come (layer 3). It looks at all these evenly and gets the sum
-of their times, which is a name for the event. An answer sums the ends or the starts that it has
-said in the same way, and what is next is the coming or the going of that name. Numbers of events
-would do, but five of them differ from six by so little that scores must be right to a tenth.
+last gone, of what goes, when it had come (layer 3). These times name the events: an answer that has
+said an end looks for the coming of what had gone then, and one that has said a start for the going
+of what had come then.
 """
 
 from __future__ import annotations
@@ -52,22 +51,23 @@ PHRASES = (("a {}", 0.7), ("{}", 0.15), ("the {}", 0.15))
 
 @dataclass(frozen=True, slots=True)
 class _Edges:
-    """What comes and goes with each pair: thing → pairs before in which what comes had gone, and in
-    which what goes had come."""
+    """What comes and goes with each pair: thing → the pair in which what comes had last gone, if it
+    was there before, and in which what goes had come."""
 
-    comes: tuple[dict[int, list[int]], ...]
-    goes: tuple[dict[int, list[int]], ...]
+    comes: tuple[dict[int, int | None], ...]
+    goes: tuple[dict[int, int | None], ...]
 
     @staticmethod
     def of(drawn: SpanCourse) -> _Edges:
         count = len(drawn.course.pairs)
-        comes: list[dict[int, list[int]]] = [{} for _ in range(count)]
-        goes: list[dict[int, list[int]]] = [{} for _ in range(count)]
+        comes: list[dict[int, int | None]] = [{} for _ in range(count)]
+        goes: list[dict[int, int | None]] = [{} for _ in range(count)]
         for thing, spans in drawn.spans.items():
-            for number, (start, end) in enumerate(spans):
-                comes[start][thing] = [gone for _, gone in spans[:number]]
+            gone = None
+            for start, end in spans:
+                comes[start][thing], gone = gone, end
                 if end < count:
-                    goes[end][thing] = [come for come, _ in spans[: number + 1]]
+                    goes[end][thing] = start
         return _Edges(tuple(comes), tuple(goes))
 
 
@@ -141,7 +141,7 @@ def _teach_watcher(
     sheet.looks += [(1, 0, own, before), (1, 1, own, list(pads.values()))]
     sheet.exempt.append((own, before))
     comes, goes = (
-        {thing: gone for thing, gone in edge[number].items() if group_of(thing) == watch.group}
+        {thing: pair for thing, pair in edge[number].items() if group_of(thing) == watch.group}
         for edge in (edges.comes, edges.goes)
     )
     changed = np.zeros(2 * len(CLASSES), dtype=int)
@@ -153,13 +153,12 @@ def _teach_watcher(
     if comes or goes:
         sheet.holds[own] = LETTERS
     for head, what, edge in ((0, COMING, comes), (1, GOING, goes)):
-        earlier = sorted({watch.columns[pair] for pairs in edge.values() for pair in pairs})
+        earlier = [watch.columns[pair] for pair in edge.values() if pair is not None]
         columns = earlier or [NOTHING]
         sheet.exempt.append((own, columns))
-        (sheet.sums if earlier else sheet.looks).append((2, head, own, columns))
+        (sheet.links if earlier else sheet.looks).append((2, head, own, columns))
         if len(edge) == 1:
-            (pairs,) = edge.values()
-            times_s = [float(drawn.course.seconds[pair]) for pair in pairs]
+            times_s = [float(drawn.course.seconds[k]) for k in edge.values() if k is not None]
             sheet.knows.append((own, what, clock_flags(times_s)))
 
 
@@ -180,7 +179,8 @@ def _teach_gather(
     flags = np.zeros(len(CLASSES), dtype=int)
     flags[list(seen)] = 1
     sheet.knows.append((own, SEEN, tuple(flags.tolist())))
-    sheet.looks.append((0, 0, own, sorted({pads[at] for at in seen.values()}) or [NOTHING]))
+    columns = sorted({pads[at] for at in seen.values()})
+    (sheet.links if seen else sheet.looks).append((0, 0, own, columns or [NOTHING]))
     sheet.exempt.append((own, list(pads.values())))
     ground = [column for at, column in pads.items() if at not in shown.things_at]
     if ground:
@@ -247,7 +247,7 @@ class SpanLessons:
         for k in range(len(prompt), len(answer.ids)):
             sheet.labels[base + k - 1] = answer.ids[k]
             sheet.weights[base + k - 1] = FORCED
-        for column, _ in answer.starts + answer.ends:
+        for column, _ in answer.said:
             # By the heads that bring a pair's time to its pictures, so that both are written alike.
             row = base + column
             sheet.looks += [(0, h, row, [row - back]) for h, back in ((3, 1), (1, 3), (2, 4))]
@@ -260,15 +260,15 @@ class SpanLessons:
         row, lead = base + step.row, base + step.lead
         columns = [NOTHING if step.target is None else step.target]
         sheet.exempt.append((row, columns))
-        summed = [base + column for column, _ in step.said] or [NOTHING]
+        said = [NOTHING if step.said is None else base + step.said[0]]
         if row != lead:
             sheet.looks += [(0, 0, row, [row - 1]), (0, 1, row, [row - 2])]
         sheet.looks += [(1, 0, row, [gather]), (1, 2, row, [lead])]
-        sheet.sums.append((1, 3, row, summed))
+        sheet.looks.append((1, 3, row, said))
         last = self._maker.match_layer
         times = FIRST_COUNTS if row == lead else 1
         own = HEAD_OF[step.what]
         sheet.looks += [(last, own, row, columns)] * times
         sheet.looks += [(last, head, row, [NOTHING]) for head in range(HEADS) if head != own]
-        flags = clock_flags([time_s for _, time_s in step.said])
+        flags = clock_flags([] if step.said is None else [step.said[1]])
         sheet.knows += [(row, THING, (thing,)), (row, step.what, flags)]
