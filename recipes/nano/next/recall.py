@@ -11,7 +11,7 @@ beginning is set, all of it is learnt on.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recipes.nano.next.shape import HEAD_DIM, HIDDEN, ROPE_THETA
 
@@ -32,6 +32,7 @@ earlier events at random places of 400 to 24,000 positions: with scores that are
 one's is 4.5 higher than any other's in half of the cases, and 1.1 in nine of ten."""
 _LOUD = 3.0
 """Gains of queries and keys, with which these cosines are 28 of a head's scores and contents 44."""
+_HELD = ("q_proj.weight", "k_proj.weight", "q_norm.weight", "k_norm.weight")
 _SLOW_RAD = 1.0
 """Over `_FAR` positions a number that turns less may be compared."""
 _FAR = 40_000
@@ -70,8 +71,7 @@ def with_recency(text: dict[str, Tensor], watchers: Tensor) -> dict[str, Tensor]
     out = {name: part.clone() for name, part in text.items()}
     before = _gain(text, 2) * torch.nn.functional.rms_norm(watchers, (HIDDEN,))
     one = torch.linalg.lstsq(before, torch.ones(len(before), 1)).solution[:, 0]
-    half = HEAD_DIM // 2
-    numbers = [*_COSINES, *(i + half for i in _COSINES)]
+    numbers = _recent_numbers()
     sizes, phases = torch.tensor(list(_COSINES.values())).T
     turned = torch.cat([sizes * phases.cos(), sizes * phases.sin()])
     still = torch.cat([sizes, torch.zeros_like(sizes)])
@@ -83,6 +83,21 @@ def with_recency(text: dict[str, Tensor], watchers: Tensor) -> dict[str, Tensor]
         weight[:2, numbers] = written[:, None] * one
         gains[numbers] = _LOUD
     return out
+
+
+def hold_recency(text: nn.Module) -> None:
+    """Keep what `with_recency` writes as it is: pulled at by all else, 28 became 5 in 3,000 steps."""
+    numbers = _recent_numbers()
+    rows = [head * HEAD_DIM + number for head in (0, 1) for number in numbers]
+    for name, weight in text.named_parameters():
+        if name.startswith("layers.2.self_attn.") and name.endswith(_HELD):
+            mask = torch.ones(len(weight), *[1] * (weight.ndim - 1), device=weight.device)
+            mask[numbers if weight.ndim == 1 else rows] = 0
+            weight.register_hook(lambda gradient, mask=mask: gradient * mask)
+
+
+def _recent_numbers() -> list[int]:
+    return [*_COSINES, *(i + HEAD_DIM // 2 for i in _COSINES)]
 
 
 def _gain(text: dict[str, Tensor], layer: int) -> Tensor:

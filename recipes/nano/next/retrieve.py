@@ -29,7 +29,7 @@ from recipes.nano.next.device import moved
 from recipes.nano.next.drawn import DrawnAhead
 from recipes.nano.next.lessons import HEADS_OF, LessonMaker
 from recipes.nano.next.progress import Loop, add_shared, rate
-from recipes.nano.next.recall import with_recall
+from recipes.nano.next.recall import hold_recency, with_recall
 from recipes.nano.next.shape import HEAD_DIM, HEADS, LAYERS, RUNS, config, published_part
 from recipes.nano.next.sheet import THING
 from recipes.nano.next.span_courses import draw_spans
@@ -141,6 +141,8 @@ def new_trainer(seed: int, lr: float, layers: int = LAYERS, device: str = "cpu")
     for layer, gain in zip(text.layers, FIRST_GAINS[: layers - 1] + FIRST_GAINS[-1:], strict=True):
         nn.init.constant_(layer.self_attn.q_norm.weight, gain)
         nn.init.constant_(layer.self_attn.k_norm.weight, gain)
+    if layers > LAYERS:
+        hold_recency(text)
     own = list(text.layers.parameters())
     rest = [p for p in own if p.ndim < 2] + list(probes.parameters())
     rest += [text.embed_tokens.weight, text.norm.weight]

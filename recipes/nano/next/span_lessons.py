@@ -156,7 +156,10 @@ def _teach_watcher(
         earlier = [watch.columns[pair] for pair in edge.values() if pair is not None]
         columns = earlier or [NOTHING]
         sheet.exempt.append((own, columns))
-        (sheet.links if earlier else sheet.looks).append((2, head, own, columns))
+        # Left alone where nothing changes: told to look at nothing, which is far away, they unlearn
+        # that what is near comes first.
+        if comes or goes:
+            (sheet.links if earlier else sheet.looks).append((2, head, own, columns))
         if len(edge) == 1:
             times_s = [float(drawn.course.seconds[k]) for k in edge.values() if k is not None]
             sheet.knows.append((own, what, clock_flags(times_s)))
