@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cosine_similarity, rms_norm
 
 from recipes.nano.next.asked import NO_HUNDREDS, clock_classes, clock_flags
-from recipes.nano.next.batch import Loudness, join
+from recipes.nano.next.batch import Lesson, Loudness, join
 from recipes.nano.next.courses import draw_course, worded_features
 from recipes.nano.next.decoder import lesson_loss, run
 from recipes.nano.next.lessons import LessonMaker
@@ -309,7 +309,7 @@ def test_heads_of_an_added_layer_rest_where_nothing_is_to_be_counted() -> None:
     added = [columns for layer, _, _, columns in sheet.looks if layer == LAYERS - 1]
     assert len(added) > 40
     assert all(columns == [NOTHING] for columns in added)
-    assert not sheet.links
+    assert not sheet.evens
 
 
 def test_a_time_that_was_said_is_written_as_one_that_was_seen() -> None:
@@ -342,3 +342,34 @@ def test_what_opens_recall_leaves_all_else_as_it_was() -> None:
         old, new = before[name], trainer.state()["text"][name]
         rows = (old != new).any(int("o_proj" not in name)).nonzero()[:, 0] // HEAD_DIM
         assert set(rows.tolist()) == ({3} if "layers.1" in name else {0, 1})
+
+
+def test_links_prefer_what_is_near_and_training_does_not_unlearn_it(lessons: SpanLessons) -> None:
+    trainer = new_trainer(0, 2e-3, LAYERS + 1)
+    _, sheet = draw_row(lessons, 1)
+    drawn, _ = draw_row(lessons, 1)
+    features = [worded_features(np.random.default_rng(0), drawn.course)]
+    lesson = join([sheet], features, [Loudness(0, 0, 0)])
+    trainer.open_recency(lesson)
+    assert nearest_is_preferred(trainer.model, lesson) > 10
+    for _ in range(3):
+        loss, _ = lesson_loss(
+            trainer.model, trainer.probes, lesson, looking=0.3, knowing=0.0, naming=0.25
+        )
+        trainer.optimizer.step(loss)
+    assert nearest_is_preferred(trainer.model, lesson) > 10
+
+
+def nearest_is_preferred(model: Qwen3VLForConditionalGeneration, lesson: Lesson) -> float:
+    """By how much a pair before scores more than one 3,000 positions before, on average."""
+    watched: list[tuple[Tensor, Tensor]] = []
+    with torch.no_grad():
+        run(model, lesson, watched)
+    query, key = watched[2]
+    columns = lesson.knows[CHANGED].at
+    scores = query[0, 0, columns] @ key[0, 0, columns].T / HEAD_DIM**0.5
+    at = lesson.positions[0, 0, columns]
+    distance = at[:, None] - at
+    near, far = (distance > 5) & (distance < 60), (distance > 2500) & (distance < 5000)
+    assert near.sum() > 20 and far.sum() > 20
+    return float(scores[near].mean() - scores[far].mean())

@@ -51,8 +51,8 @@ class Looks:
     """(2, wanted) rows and columns of `wanted`."""
     total: int
     """N."""
-    is_link: bool = False
-    """From one event to another of the same thing."""
+    evenly: bool = False
+    """At all that is wanted alike, not just at any of it."""
 
     def wanted(self) -> Tensor:
         """(rows, N) bool."""
@@ -210,15 +210,15 @@ def _bias(owner: Tensor, loudness: Tensor) -> Tensor:
 def _looks(sheets: list[Sheet], total: int) -> tuple[Looks, ...]:
     found: dict[tuple[int, int, bool], list[tuple[int, int, list[int]]]] = {}
     for i, sheet in enumerate(sheets):
-        for is_link, looks in ((False, sheet.looks), (True, sheet.links)):
+        for evenly, looks in ((False, sheet.looks), (True, sheet.evens)):
             for layer, head, row, columns in looks:
-                found.setdefault((layer, head, is_link), []).append((i, row, columns))
+                found.setdefault((layer, head, evenly), []).append((i, row, columns))
     out = []
-    for (layer, head, is_link), rows in sorted(found.items()):
+    for (layer, head, evenly), rows in sorted(found.items()):
         flat = [(k, column) for k, (_, _, columns) in enumerate(rows) for column in columns]
         of, at = torch.tensor([(i, row) for i, row, _ in rows]).T
         padded = _padded(of, at, len(sheets), total)
-        out.append(Looks(layer, head, of, at, *padded, torch.tensor(flat).T, total, is_link))
+        out.append(Looks(layer, head, of, at, *padded, torch.tensor(flat).T, total, evenly))
     return tuple(out)
 
 

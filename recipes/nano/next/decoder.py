@@ -32,8 +32,10 @@ STATE_OF |= dict.fromkeys((COMING, GOING, NEXT_COMING, NEXT_GOING), 2)
 """The layer behind which a token should know it."""
 SAME = {NEXT_COMING: COMING, NEXT_GOING: GOING}
 """Known in the same form, so that one can be matched with the other."""
-LINKING = 8.0
-"""Weight of links, of which there are few, against other looks."""
+SEVERAL = 15.0
+"""By how much a row that looks evenly at several places weighs more than one that looks at one."""
+EVENLY = 8.0
+"""Weight of looks at all of few, which are few themselves, against others."""
 
 
 def run(
@@ -89,11 +91,12 @@ def _attend(
 def look_losses(
     watched: list[tuple[Tensor, Tensor]], lesson: Lesson, bias: Tensor, margin: float = 0.0
 ) -> dict[str, Tensor]:
-    """−log of the attention that each told head gives to where it should look, the mean of each.
+    """−log of the attention that each told head gives to where it should look, the mean of each;
+    where it should look at all evenly, how far it is from that (Kullback–Leibler).
 
     Behind the first layer that place scores `margin` less than it does: what is told apart by a
-    hair here is mistaken where a million others are. But for links, which are told from other
-    events of the same thing by how far they are.
+    hair here is mistaken where a million others are. Not so where a head looks evenly: things of
+    one pair are to be seen alike, and events of one thing differ by their distance alone.
     """
     losses = {}
     # Taken apart once: the gradient of each single selection would fill all of it.
@@ -104,11 +107,18 @@ def look_losses(
         rows = query.gather(1, columns[..., None].expand(-1, -1, HEAD_DIM))
         own = (rows @ key.mT).flatten(0, 1).index_select(0, look.number)
         scores, wanted = own * HEAD_DIM**-0.5 + bias[look.of, 0, look.at], look.wanted()
-        if look.layer and not look.is_link:
-            scores = scores - margin * wanted
-        hit = scores.masked_fill(~wanted, SHUT).logsumexp(-1)
-        name = "link" if look.is_link else "look"
-        losses[f"{name}{look.layer}{look.head}"] = (scores.logsumexp(-1) - hit).mean()
+        if look.evenly:
+            count = wanted.sum(-1)
+            hit = (scores * wanted).sum(-1) / count + count.log()
+        else:
+            scores = scores - (margin if look.layer else 0.0) * wanted
+            hit = scores.masked_fill(~wanted, SHUT).logsumexp(-1)
+        missed = scores.logsumexp(-1) - hit
+        # Pairs that show several things of a group are few among those that show one.
+        is_rare = (wanted.sum(-1) > 1) & (look.evenly and look.layer == 0)
+        weights = 1.0 + SEVERAL * is_rare
+        name = "even" if look.evenly else "look"
+        losses[f"{name}{look.layer}{look.head}"] = (missed * weights).sum() / weights.sum()
     return losses
 
 
@@ -199,7 +209,7 @@ def lesson_loss(
     knows = probes.losses(layers, lesson)
     helped = torch.zeros_like(answer)
     for name, value in looks.items():
-        helped = helped + looking * (LINKING if name.startswith("link") else 1.0) * value
+        helped = helped + looking * (EVENLY if name.startswith("even") else 1.0) * value
     for name, value in knows.items():
         helped = helped + weight_of.get(name, naming) * value
     free = weights > 0.5

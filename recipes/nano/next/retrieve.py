@@ -29,9 +29,9 @@ from recipes.nano.next.device import moved
 from recipes.nano.next.drawn import DrawnAhead
 from recipes.nano.next.lessons import HEADS_OF, LessonMaker
 from recipes.nano.next.progress import Loop, add_shared, rate
-from recipes.nano.next.recall import hold_recency, with_recall
+from recipes.nano.next.recall import hold_recency, with_recall, with_recency
 from recipes.nano.next.shape import HEAD_DIM, HEADS, LAYERS, RUNS, config, published_part
-from recipes.nano.next.sheet import THING
+from recipes.nano.next.sheet import CHANGED, THING
 from recipes.nano.next.span_courses import draw_spans
 from recipes.nano.next.span_lessons import SpanLessons
 from recipes.nano.optimizers import Optimizers
@@ -106,6 +106,13 @@ class Trainer:
         encoded = tokenizer.encode_batch([str(n) for n in range(100)], add_special_tokens=False)
         numbers = torch.tensor([own.ids[0] for own in encoded])
         text.load_state_dict(with_recall(text.state_dict(), numbers))
+
+    def open_recency(self, lesson: Lesson) -> None:
+        """Let links begin by preferring what is near; `lesson` is about spans. See `recall`."""
+        text, watchers = self.model.model.language_model, lesson.knows[CHANGED]
+        with torch.no_grad():
+            known = run(self.model, lesson, [])[1][watchers.of, watchers.at]
+        text.load_state_dict(with_recency(text.state_dict(), known))
 
     def begin_as_published(self) -> None:
         """The decoder of the checkpoint in use; probes and optimiser begin anew."""
@@ -320,6 +327,7 @@ def main() -> None:
     loop.resume(options.begin, trainer.begin_as_published)
     if options.recall and not loop.step:
         trainer.open_recall(plan.tokenizer)
+        trainer.open_recency(moved(plan.tries[SPANS][0], options.device))
 
     def one(_rng: np.random.Generator, step: int) -> dict[str, float]:
         share, kind = plan.share(step), plan.kind(step)

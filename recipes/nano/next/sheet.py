@@ -32,8 +32,9 @@ class Sheet:
     weights: dict[int, float] = field(default_factory=dict)
     looks: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
     """(layer, head, row, columns): where a head should look, at any of them."""
-    links: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
-    """The same, from one event to the last one of the same thing before it."""
+    evens: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
+    """The same, at all of them evenly: at what a pair shows, and from what changes to when the same
+    thing last did."""
     knows: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
     """(column, what, classes): what a token should know before the last layer."""
     exempt: list[tuple[int, list[int]]] = field(default_factory=list)

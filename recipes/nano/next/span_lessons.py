@@ -159,7 +159,7 @@ def _teach_watcher(
         # Left alone where nothing changes: told to look at nothing, which is far away, they unlearn
         # that what is near comes first.
         if comes or goes:
-            (sheet.links if earlier else sheet.looks).append((2, head, own, columns))
+            (sheet.evens if earlier else sheet.looks).append((2, head, own, columns))
         if len(edge) == 1:
             times_s = [float(drawn.course.seconds[k]) for k in edge.values() if k is not None]
             sheet.knows.append((own, what, clock_flags(times_s)))
@@ -183,7 +183,7 @@ def _teach_gather(
     flags[list(seen)] = 1
     sheet.knows.append((own, SEEN, tuple(flags.tolist())))
     columns = sorted({pads[at] for at in seen.values()})
-    (sheet.links if seen else sheet.looks).append((0, 0, own, columns or [NOTHING]))
+    (sheet.evens if seen else sheet.looks).append((0, 0, own, columns or [NOTHING]))
     sheet.exempt.append((own, list(pads.values())))
     ground = [column for at, column in pads.items() if at not in shown.things_at]
     if ground:
