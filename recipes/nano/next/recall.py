@@ -1,11 +1,11 @@
-"""Step 2e: a decoder of four layers is given a way to name events by times.
+"""Step 2e: a decoder of four layers is given a way to name events by times, and to see evenly.
 
 What a head passes on of what it looks at is learnt late or never: a probe that learns and a head
 that passes nothing on wait for each other, and 1,200 steps changed nothing. So both ways begin
 open. The added layer's heads that look at earlier goings pass on their times, in numbers that
-nothing else uses; an answer's head that looks at the ends it has said passes on theirs in the same
+nothing else uses; an answer's head that looks at the end it has said passes on its time in the same
 numbers; and the last layer's heads that match comings and goings begin to compare these. Only the
-beginning is set, all of it is learnt on.
+beginning is set, and learnt on, but for how a head prefers what is near.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from recipes.nano.next.shape import HEAD_DIM, HIDDEN, ROPE_THETA
 CLOCK_HEADS = {"units": 1, "hundreds": 2, "tenths": 3}
 """The first layer's heads that bring the pieces of a pair's time to its pictures, and of a said end
 to the token behind it."""
-READS, SUMS, MATCHES = 1, 3, (2, 3)
-"""The second layer's heads that take a pair's time from its pictures, and that sum what was said;
-the last layer's heads that match a coming and a going."""
+READS, SAID, MATCHES = 1, 3, (2, 3)
+"""The second layer's heads that take a pair's time from its pictures, and that of what was said
+last; the last layer's heads that match a coming and a going."""
+_FASTEST = 3
+"""Numbers of a head that turn by a radian or more over a frame of 12 × 12 tokens."""
 _NUMBERS = {"units": 24, "hundreds": 14, "tenths": 6}
 """Directions kept of each piece."""
 _WRITTEN, _OF_WATCHERS, _OF_SAID, _COMPARED = 20.0, 8.75, 0.25, 7.0
@@ -50,7 +52,7 @@ def with_recall(text: dict[str, Tensor], pieces: Tensor) -> dict[str, Tensor]:
     value = _OF_WATCHERS * kept.T / _gain(text, 2)
     for head in (0, 1):
         _set_values(out, 2, head, value, _WRITTEN * free)
-    _set_values(out, 1, SUMS, _OF_SAID * kept.T @ (read / _gain(text, 1)), _WRITTEN * free)
+    _set_values(out, 1, SAID, _OF_SAID * kept.T @ (read / _gain(text, 1)), _WRITTEN * free)
     slow = _slow_numbers()
     generator = torch.Generator().manual_seed(5)
     spread = torch.linalg.qr(torch.randn(count, len(slow), generator=generator)).Q.T
@@ -87,8 +89,39 @@ def with_recency(text: dict[str, Tensor], watchers: Tensor) -> dict[str, Tensor]
     return out
 
 
+def with_even_gather(
+    text: dict[str, Tensor], watchers: list[int], shown: Tensor
+) -> dict[str, Tensor]:
+    """The same decoder whose watching tokens see a thing alike wherever in the frame it is: their
+    queries of the first layer's first head lose the numbers that turn over a frame. `watchers`:
+    their ids; `shown`: (n, hidden) what pictures' tokens may hold, whose queries stay.
+    """
+    out = {name: part.clone() for name, part in text.items()}
+    everything = torch.cat([text["embed_tokens.weight"], shown])
+    inputs = torch.nn.functional.rms_norm(everything, (HIDDEN,)) * _gain(text, 0)
+    weight = out["layers.0.self_attn.q_proj.weight"][:HEAD_DIM]
+    fast = [*range(_FASTEST), *range(HEAD_DIM // 2, HEAD_DIM // 2 + _FASTEST)]
+    for token in watchers:
+        query = weight @ inputs[token]
+        slower = query.clone()
+        slower[fast] = 0
+        slower *= query.norm() / slower.norm()
+        weight += torch.outer(slower - query, _only(inputs, token))
+    return out
+
+
+def _only(inputs: Tensor, row: int) -> Tensor:
+    """(hidden,) nearly 1 along one of `inputs` and as near to 0 as may be along the others."""
+    counts = torch.ones(len(inputs))
+    counts[row] = 200
+    both = (inputs * counts[:, None]).T @ inputs + 0.01 * torch.eye(HIDDEN)
+    only: Tensor = torch.linalg.solve(both, counts[row] * inputs[row])
+    return only
+
+
 def hold_recency(text: nn.Module) -> None:
-    """Keep what `with_recency` writes as it is: pulled at by all else, 28 became 5 in 3,000 steps."""
+    """Keep what `with_recency` writes as it is: pulled at by all else, 28 of the scores became 5 in
+    3,000 steps."""
     numbers = _recent_numbers()
     rows = [head * HEAD_DIM + number for head in (0, 1) for number in numbers]
     for name, weight in text.named_parameters():

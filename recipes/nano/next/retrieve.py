@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import Qwen3VLForConditionalGeneration
 
+from recipes.nano.codes import class_codes, ground_code, letter_codes
 from recipes.nano.network import new_model
 from recipes.nano.next import tokenizer as tokenizer_step
 from recipes.nano.next.alike import Alike, alike_distances
@@ -29,11 +30,11 @@ from recipes.nano.next.device import moved
 from recipes.nano.next.drawn import DrawnAhead
 from recipes.nano.next.lessons import HEADS_OF, LessonMaker
 from recipes.nano.next.progress import Loop, add_shared, rate
-from recipes.nano.next.recall import hold_recency, with_recall, with_recency
+from recipes.nano.next.recall import hold_recency, with_even_gather, with_recall, with_recency
 from recipes.nano.next.shape import HEAD_DIM, HEADS, LAYERS, RUNS, config, published_part
 from recipes.nano.next.sheet import CHANGED, THING
 from recipes.nano.next.span_courses import draw_spans
-from recipes.nano.next.span_lessons import SpanLessons
+from recipes.nano.next.span_lessons import SpanLessons, watching_tokens
 from recipes.nano.optimizers import Optimizers
 
 GRIDS = ((2, 2), (2, 3), (2, 4), (3, 4), (3, 5), (4, 6), (6, 8), (8, 8), (7, 12), (12, 12))
@@ -71,10 +72,15 @@ class Trainer:
     optimizer: Optimizers
     alike: Alike = field(default_factory=Alike)
 
+    @property
+    def averaged(self) -> Qwen3VLForConditionalGeneration:
+        """The mean of the model's last states."""
+        return cast(Qwen3VLForConditionalGeneration, self.mean.module)
+
     def state(self) -> dict[str, Any]:
         return {
             "text": self.model.model.language_model.state_dict(),
-            "mean": self.mean.module.model.language_model.state_dict(),
+            "mean": self.averaged.model.language_model.state_dict(),
             "probes": self.probes.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "alike": self.alike.found,
@@ -87,7 +93,7 @@ class Trainer:
             text.load_state_dict(grown(state.get("mean", state["text"]), len(text.layers)))
         else:
             text.load_state_dict(state["text"])
-            self.mean.module.model.language_model.load_state_dict(state["mean"])
+            self.averaged.model.language_model.load_state_dict(state["mean"])
             self.mean.n_averaged.fill_(1)
             self.optimizer.load_state_dict(state["optimizer"])
             self.alike = Alike(state["alike"])
@@ -113,6 +119,13 @@ class Trainer:
         with torch.no_grad():
             known = run(self.model, lesson, [])[1][watchers.of, watchers.at]
         text.load_state_dict(with_recency(text.state_dict(), known))
+
+    def open_gather(self, watchers: list[int]) -> None:
+        """Let watching tokens begin to see alike wherever in a frame a thing is. See `recall`."""
+        text, ground = self.model.model.language_model, ground_code()
+        shown = torch.cat([class_codes() + ground, letter_codes().flatten(0, 1) + ground])
+        shown = torch.cat([shown, ground[None]]).to(self.model.device)
+        text.load_state_dict(with_even_gather(text.state_dict(), watchers, shown))
 
     def begin_as_published(self) -> None:
         """The decoder of the checkpoint in use; probes and optimiser begin anew."""
@@ -313,10 +326,11 @@ def main() -> None:
     parser.add_argument("--name", default="decoder.pt")
     add_shared(parser)
     parser.add_argument("--spans", type=float, default=0.0, help="share of lessons about spans")
-    parser.add_argument("--recall", action="store_true", help="begin as `recall` opens it")
+    parser.add_argument("--recall", action="store_true", help="begin as `recall` opens links")
+    parser.add_argument("--gather", action="store_true", help="begin as `recall` evens out places")
     options = parser.parse_args()
-    if options.recall and not options.spans:
-        parser.error("--recall is about spans: give their share as --spans")
+    if (options.recall or options.gather) and not options.spans:
+        parser.error("--recall and --gather are about spans: give their share as --spans")
     torch.set_num_threads(options.threads)
     RUNS.mkdir(parents=True, exist_ok=True)
     plan = Plan(
@@ -328,6 +342,8 @@ def main() -> None:
     if options.recall and not loop.step:
         trainer.open_recall(plan.tokenizer)
         trainer.open_recency(moved(plan.tries[SPANS][0], options.device))
+    if options.gather and not loop.step:
+        trainer.open_gather(watching_tokens(plan.early.encode))
 
     def one(_rng: np.random.Generator, step: int) -> dict[str, float]:
         share, kind = plan.share(step), plan.kind(step)
@@ -348,7 +364,7 @@ def main() -> None:
         if plan.goes_on and trainer.alike.is_due(kind, step):
             trainer.seek_alike(kind, step, lesson)
         if step % 500 == 499:
-            print(try_out(trainer.mean.module, plan), flush=True)
+            print(try_out(trainer.averaged, plan), flush=True)
         return told
 
     def tell(step: int) -> tuple[int, list[int]]:
@@ -356,7 +372,7 @@ def main() -> None:
 
     with DrawnAhead(plan.draw, tell, options.seed, options.steps, options.workers) as drawn:
         loop.run(one)
-    print(try_out(trainer.mean.module, plan), flush=True)
+    print(try_out(trainer.averaged, plan), flush=True)
 
 
 if __name__ == "__main__":

@@ -83,8 +83,8 @@ def _cast(rng: np.random.Generator) -> list[int]:
 def _comings(
     rng: np.random.Generator, pairs: int, others: list[int]
 ) -> tuple[tuple[int, int], ...]:
-    """Half-open spans of pairs; now and then a cut is one of `others`: the time at which a thing had
-    gone must not name the coming of another."""
+    """Half-open spans of pairs; now and then a cut is one of `others`: the time at which a thing
+    had gone must not name the coming of another."""
     wanted = int(rng.choice(MOST_EVENTS, p=EVENT_ODDS))
     wanted = min(wanted, max(1, pairs // 8), pairs // 2)
     # Nothing changes with the last pair: most watchers stand behind the next one's beginning.

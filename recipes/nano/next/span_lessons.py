@@ -31,6 +31,7 @@ from recipes.nano.next.sheet import (
     NOTHING,
     SEEN,
     THING,
+    Encode,
     Sheet,
 )
 from recipes.nano.next.span_answers import Answer, Event, Step
@@ -74,6 +75,12 @@ class _Edges:
 def group_of(thing: int) -> int:
     """Things that share colour or shape are hardly ever of one group."""
     return (thing // 6 + thing % 6) % GROUPS
+
+
+def watching_tokens(encode: Encode) -> list[int]:
+    """Their ids, group by group; see `GROUPS`."""
+    texts = ("<", ".", " seconds>")
+    return [ID["<|vision_end|>"], *(encode(text)[0] for text in texts), ID["<|vision_start|>"]]
 
 
 @dataclass(frozen=True, slots=True)
