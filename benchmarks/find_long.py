@@ -27,6 +27,7 @@ from jobs.session import run_job
 from jobs.show import open_output, read_frame
 from jobs.tools import load_facts
 from pipeline.needles import draw_coming_and_going
+from pipeline.plan import LONGEST_TIME_S
 from pipeline.questions import build_questions
 from pipeline.scenes import COLOURS, SHAPES, Scene, spans_of
 from pipeline.scoring import Span
@@ -72,7 +73,7 @@ def draw_clip(name: str, number: int, model: str, folder: Path) -> Clip:
         options = {"vcodec": "libx264", "crf": 26, "preset": "veryfast"}
         encode_scene(scene, path, Encoding(fps=FPS, options=options))
     shown = tuple(track.name for track in scene.tracks)
-    longest_pair = counter.pair_tokens(timestamp_text(99_999.9), frames.pair_tokens)
+    longest_pair = counter.pair_tokens(timestamp_text(LONGEST_TIME_S), frames.pair_tokens)
     return Clip(path, scene, frames, pairs, longest_pair, (*shown, *_absent(seed, shown)))
 
 

@@ -35,6 +35,7 @@ from jobs.session import run_job
 from jobs.show import open_output, read_frame
 from jobs.tools import load_facts
 from model.facts import NANO
+from pipeline.plan import LONGEST_TIME_S
 from pipeline.probe import probe
 from pipeline.questions import build_questions
 from pipeline.scenes import Scene, Track
@@ -146,7 +147,7 @@ def make_job(folder: Path, tokens: int) -> JobSpec:
     asked = build_questions(queries, TimeSpan(0, 9999, Fraction(1)))
     text = counter.prefix_tokens() + sum(counter.question_tokens(question) for question in asked)
     pairs = count_pairs(counter, tokens - text)
-    longest = counter.pair_tokens(timestamp_text(99_999.9), PAIR_TOKENS)
+    longest = counter.pair_tokens(timestamp_text(LONGEST_TIME_S), PAIR_TOKENS)
     video = make_video(folder, 2 * pairs)
     data: dict[str, Any] = {
         "videos": [{"uri": str(video), "clip": ["0", str(2 * pairs / FPS)]}],

@@ -35,6 +35,7 @@ from model.prompt import PromptLayout
 from model.vision import VisionEncoder
 from pipeline.lettering import near_code, random_code
 from pipeline.needles import NONE, Haystack, Kind, Needle, Sizes, ask_for, draw_haystack
+from pipeline.plan import LONGEST_TIME_S
 from pipeline.questions import build_questions
 from pipeline.scoring import Rate
 from recipes.nano.next.told import ToldTower
@@ -206,7 +207,7 @@ def ask_all(
         options = {"vcodec": "libx264", "crf": 26, "preset": "veryfast"}
         encode_scene(haystack.scene, path, Encoding(fps=FPS, options=options))
     asked = questions_on(haystack)
-    longest = counter.pair_tokens(timestamp_text(99_999.9), frames.pair_tokens)
+    longest = counter.pair_tokens(timestamp_text(LONGEST_TIME_S), frames.pair_tokens)
     job: dict[str, Any] = {
         "videos": [str(path)],
         "queries": [

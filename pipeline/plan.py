@@ -21,7 +21,8 @@ from schemas.time import timestamp_text
 DEFAULT_FPS = Fraction(2)
 DEFAULT_PAIR_TOKENS = 768
 """Visual tokens per patch pair where neither the job nor the checkpoint says otherwise."""
-_LONGEST_TIME = 99_999.9
+LONGEST_TIME_S = 99_999.9
+"""What each pair leaves room for before its pictures."""
 
 
 def resolve_limits(
@@ -46,7 +47,7 @@ def resolve_limits(
         max_frames=asked.max_frames,
         video_tokens=asked.video_tokens or room,
         pair_tokens=asked.pair_tokens or facts.advice.pair_tokens or DEFAULT_PAIR_TOKENS,
-        overhead_tokens=counter.pair_tokens(timestamp_text(_LONGEST_TIME), 0),
+        overhead_tokens=counter.pair_tokens(timestamp_text(LONGEST_TIME_S), 0),
         token_px=facts.token_px,
     )
 

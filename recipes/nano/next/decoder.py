@@ -33,9 +33,9 @@ STATE_OF |= dict.fromkeys((COMING, GOING, NEXT_COMING, NEXT_GOING), 2)
 SAME = {NEXT_COMING: COMING, NEXT_GOING: GOING}
 """Known in the same form, so that one can be matched with the other."""
 SEVERAL = 15.0
-"""By how much a row that looks evenly at several places weighs more than one that looks at one."""
+"""By how much a pair that shows several things of a group weighs more than one that shows one."""
 EVENLY = 8.0
-"""Weight of looks at all of few, which are few themselves, against others."""
+"""Weight of even looks, of which there are few, against others."""
 
 
 def run(

@@ -10,6 +10,7 @@ import torch
 from recipes.nano.export import write
 from recipes.nano.next import tokenizer as tokenizer_step
 from recipes.nano.next.progress import saved_run
+from recipes.nano.next.retrieve import learnt
 from recipes.nano.next.see import tower
 from recipes.nano.next.shape import CHECKPOINT, CONTEXT, PUBLISHED, RUNS, published, published_part
 
@@ -27,8 +28,7 @@ def main() -> None:
     parser.add_argument("--decoder", default="decoder3.pt", help="run of `retrieve`")
     parser.add_argument("--folder", type=Path, default=CHECKPOINT)
     options = parser.parse_args()
-    state = saved_run(RUNS / options.decoder)["state"]
-    text = state.get("mean", state["text"])
+    text = learnt(saved_run(RUNS / options.decoder)["state"])
     layers = 1 + max(int(name.split(".")[1]) for name in text if name.startswith("layers."))
     model = tower(0, layers)
     if options.readers == PUBLISHED:

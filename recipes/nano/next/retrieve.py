@@ -90,7 +90,7 @@ class Trainer:
         text = self.model.model.language_model
         self.probes.load_state_dict(state["probes"], strict=False)
         if "optimizer" not in state:  # Another run's: what it would publish.
-            text.load_state_dict(grown(state.get("mean", state["text"]), len(text.layers)))
+            text.load_state_dict(grown(learnt(state), len(text.layers)))
         else:
             text.load_state_dict(state["text"])
             self.averaged.model.language_model.load_state_dict(state["mean"])
@@ -130,6 +130,12 @@ class Trainer:
     def begin_as_published(self) -> None:
         """The decoder of the checkpoint in use; probes and optimiser begin anew."""
         self.model.model.language_model.load_state_dict(published_part("model.language_model."))
+
+
+def learnt(state: dict[str, Any]) -> dict[str, Tensor]:
+    """What a saved run would publish; runs of before means were kept have their last weights."""
+    text: dict[str, Tensor] = state.get("mean", state["text"])
+    return text
 
 
 def grown(text: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
