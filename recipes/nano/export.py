@@ -38,10 +38,14 @@ def write(
     settings: dict[str, Any],
     advice: dict[str, Any],
 ) -> None:
-    """Write everything but the tokenizer into `folder`."""
-    dtype = getattr(torch, settings["dtype"])
+    """Write everything but the tokenizer into `folder`; weights take two bytes each, whatever
+    `settings` says they are computed in."""
     # Tied to the embeddings: published once.
-    tensors = {k: v.contiguous().to(dtype) for k, v in state.items() if k != "lm_head.weight"}
+    tensors = {
+        name: part.contiguous().to(torch.bfloat16)
+        for name, part in state.items()
+        if name != "lm_head.weight"
+    }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     generation = {
         "do_sample": False,
