@@ -19,7 +19,7 @@ from recipes.nano.next.alike import EVERY, KEPT, Alike, alike_distances
 from recipes.nano.next.asked import clock_classes
 from recipes.nano.next.batch import Lesson, Looks, Loudness, join
 from recipes.nano.next.courses import Course, draw_course, worded_features
-from recipes.nano.next.decoder import lesson_loss, look_losses, run
+from recipes.nano.next.decoder import Watched, lesson_loss, look_losses, run
 from recipes.nano.next.lessons import LessonMaker
 from recipes.nano.next.retrieve import new_trainer, whole_answers
 from recipes.nano.next.see import new_reader, tower
@@ -244,7 +244,9 @@ def test_distances_at_which_pairs_look_alike_are_found_and_taught(maker: LessonM
     at, first = torch.tensor([4]), torch.tensor([0])
     look = Looks(1, 0, first, at, at[None], first, torch.tensor([[0], [2]]), total=6)
     _, lesson = joined(maker, range(1), Loudness(0, 0, 0))
-    found = alike_distances([(same, same)] * 2, replace(lesson, looks=(look,)), inv_freq, 50)
+    found = alike_distances(
+        [Watched(*[same] * 5)] * 2, replace(lesson, looks=(look,)), inv_freq, 50
+    )
     assert len(found) == 50
     assert all(abs(d / turn - round(d / turn)) < 0.02 for d in found)
     apart = set()
@@ -274,7 +276,7 @@ def test_finds_are_used_from_the_next_hundred_steps_on() -> None:
 def test_a_margin_is_asked_for_behind_the_first_layer(maker: LessonMaker) -> None:
     trainer = new_trainer(0, 1e-3)
     _, lesson = joined(maker, range(3), Loudness(0, 0, 0))
-    watched: list[tuple[Tensor, Tensor]] = []
+    watched: list[Watched] = []
     with torch.inference_mode():
         run(trainer.model, lesson, watched)
         bias = lesson.bias.written_out()
@@ -320,7 +322,9 @@ def even_or_any(*, evenly: bool, scores: tuple[float, float]) -> float:
     (sheet.evens if evenly else sheet.looks).append((1, 1, 5, [2, 4]))
     lesson = join([sheet], [torch.zeros(0, HIDDEN)], [Loudness(0, 0, 0)])
     bias = lesson.bias.written_out()
-    (loss,) = look_losses([(queries, keys)] * 2, lesson, bias, margin=4.0).values()
+    (loss,) = look_losses(
+        [Watched(queries, keys, queries, keys, keys)] * 2, lesson, bias, margin=4.0
+    ).values()
     return float(loss)
 
 

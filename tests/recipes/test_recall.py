@@ -7,9 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torch.nn.functional import cosine_similarity, rms_norm
-from transformers import Qwen3VLForConditionalGeneration
 
 from recipes.nano.next.batch import Lesson, Loudness, join
 from recipes.nano.next.courses import worded_features
@@ -18,9 +16,8 @@ from recipes.nano.next.lessons import LessonMaker
 from recipes.nano.next.recall import CLOCK_HEADS, READS, SAID, passed_on
 from recipes.nano.next.retrieve import MEAN_OF, Trainer, grown, learnt, new_trainer
 from recipes.nano.next.shape import HEAD_DIM, HIDDEN, LAYERS
-from recipes.nano.next.sheet import CHANGED
 from recipes.nano.next.span_courses import draw_spans
-from recipes.nano.next.span_lessons import GROUPS, SpanLessons, watching_tokens
+from recipes.nano.next.span_lessons import SpanLessons
 from recipes.nano.next.tokenizer import build
 
 TOKENIZER = build()
@@ -84,51 +81,6 @@ def test_what_opens_recall_leaves_all_else_as_it_was() -> None:
         old, new = before[name], trainer.state()["text"][name]
         rows = (old != new).any(int("o_proj" not in name)).nonzero()[:, 0] // HEAD_DIM
         assert set(rows.tolist()) == ({3} if "layers.1" in name else {0, 1})
-
-
-def test_links_prefer_what_is_near_and_training_does_not_unlearn_it(lesson: Lesson) -> None:
-    trainer = new_trainer(0, 2e-3, LAYERS + 1)
-    trainer.open_recency(lesson)
-    assert nearest_is_preferred(trainer.model, lesson) > 10
-    weight = trainer.model.model.language_model.layers[2].self_attn.q_proj.weight
-    before = weight.detach().clone()
-    learn(trainer, lesson)
-    moved = ((weight.detach() - before).norm(dim=1) / before.norm(dim=1)).view(-1, HEAD_DIM)
-    held = [*range(6, 11), *range(38, 43)]
-    assert float(moved[:2, held].max()) < 1e-3
-    assert float(moved[2:].min()) > 1e-3
-
-
-def nearest_is_preferred(model: Qwen3VLForConditionalGeneration, lesson: Lesson) -> float:
-    """By how much a pair before scores more than one 3,000 positions before, on average."""
-    watched: list[tuple[Tensor, Tensor]] = []
-    with torch.no_grad():
-        run(model, lesson, watched)
-    query, key = watched[2]
-    columns = lesson.knows[CHANGED].at
-    scores = query[0, 0, columns] @ key[0, 0, columns].T / HEAD_DIM**0.5
-    at = lesson.positions[0, 0, columns]
-    distance = at[:, None] - at
-    near, far = (distance > 5) & (distance < 60), (distance > 2500) & (distance < 5000)
-    assert near.sum() > 20
-    assert far.sum() > 20
-    return float(scores[near].mean() - scores[far].mean())
-
-
-def test_watching_tokens_see_a_thing_alike_wherever_it_is() -> None:
-    trainer = new_trainer(0, 1e-3, LAYERS + 1)
-    text = trainer.model.model.language_model.state_dict()
-    watchers = watching_tokens(lambda own: TOKENIZER.encode(own, add_special_tokens=False).ids)
-    assert len(set(watchers)) == GROUPS
-    trainer.open_gather(watchers)
-    after = trainer.model.model.language_model.state_dict()["layers.0.self_attn.q_proj.weight"]
-    inputs = rms_norm(text["embed_tokens.weight"], (HIDDEN,))
-    queries = (inputs @ after.T).view(len(inputs), -1, HEAD_DIM)[:, 0]
-    half = HEAD_DIM // 2
-    turned = queries[:, [0, 1, 2, half, half + 1, half + 2]].norm(dim=1) / queries.norm(dim=1)
-    assert float(turned[watchers].max()) < 0.1
-    others = [n for n in range(len(inputs)) if n not in watchers]
-    assert float(turned[others].nanmean()) > 0.15
 
 
 def test_what_is_published_is_the_mean_of_the_last_weights(lesson: Lesson) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import json
 
 import numpy as np
 import pytest
 
+from recipes.nano.codes import class_codes, ground_code
 from recipes.nano.next.asked import NO_HUNDREDS, clock_classes, clock_flags
 from recipes.nano.next.batch import Loudness, join
 from recipes.nano.next.courses import draw_course, worded_features
 from recipes.nano.next.decoder import lesson_loss
+from recipes.nano.next.groups import GROUPS, group_of, part_of
 from recipes.nano.next.lessons import LessonMaker
 from recipes.nano.next.retrieve import draw_span_lesson, new_trainer
-from recipes.nano.next.shape import ID, LAYERS
+from recipes.nano.next.shape import HEADS, ID, LAYERS
 from recipes.nano.next.sheet import (
     CHANGED,
     COMING,
@@ -27,10 +30,8 @@ from recipes.nano.next.sheet import (
 )
 from recipes.nano.next.span_courses import FAR, SpanCourse, draw_spans
 from recipes.nano.next.span_lessons import (
-    GROUPS,
     HEAD_OF,
     SpanLessons,
-    group_of,
 )
 from recipes.nano.next.tokenizer import SPAN_END, build
 from recipes.nano.pictures import CLASSES
@@ -113,6 +114,31 @@ def test_things_of_one_colour_or_shape_are_watched_apart() -> None:
     assert {group_of(thing) for thing in range(len(CLASSES))} == set(range(GROUPS))
 
 
+def test_a_watcher_looks_at_hardly_any_two_things_by_one_head(lessons: SpanLessons) -> None:
+    parts = collections.Counter((group_of(thing), part_of(thing)) for thing in range(len(CLASSES)))
+    assert max(parts.values()) == 2
+    assert len(parts) == GROUPS * HEADS
+    looked = 0
+    for seed in SEEDS:
+        drawn, sheet = draw_row(lessons, seed)
+        watching = {c: n for group in range(GROUPS) for n, c in enumerate(watchers(sheet, group))}
+        group_at = {c: group for group in range(GROUPS) for c in watchers(sheet, group)}
+        pads = [i for i, token in enumerate(sheet.ids) if token == ID["<|video_pad|>"]]
+        for layer, head, row, columns in [*sheet.looks, *sheet.evens]:
+            if layer or row not in watching:
+                continue
+            pair = drawn.course.pairs[watching[row]]
+            own = [column for column in pads if sheet.owner[column] == watching[row]]
+            things = {
+                own[pair.kept.index(at)]
+                for thing, at in zip(pair.things, pair.things_at, strict=True)
+                if (group_of(thing), part_of(thing)) == (group_at[row], head)
+            }
+            assert set(columns) == (things or set(own))
+            looked += len(things)
+    assert looked > 100
+
+
 @pytest.mark.parametrize("group", range(GROUPS))
 def test_a_watcher_knows_what_changed_and_when_it_had_gone(
     lessons: SpanLessons, group: int
@@ -127,7 +153,9 @@ def test_a_watcher_knows_what_changed_and_when_it_had_gone(
         for number in set(range(len(columns))) - lost:
             before = is_group(set(pairs[number - 1].things), group) if number else set()
             now = is_group(set(pairs[number].things), group)
-            assert {i for i, flag in enumerate(knows[columns[number], SEEN]) if flag} == now
+            seen = knows[columns[number], SEEN]
+            assert {i for i, flag in enumerate(seen[: len(CLASSES)]) if flag} == now
+            assert sum(seen) == HEADS + len(now) - len({part_of(thing) for thing in now})
             assert {i for i, flag in enumerate(knows[columns[number], CHANGED]) if flag} == {
                 *(now - before),
                 *(len(CLASSES) + thing for thing in before - now),
@@ -246,6 +274,26 @@ def test_the_end_of_a_video_is_a_step_behind_its_last_pair_and_a_time_that_can_b
         assert clock_classes(course.end_s)[0] != NO_HUNDREDS or course.end_s < 100
 
 
+def test_a_thing_near_an_edge_is_seen_beside_too(lessons: SpanLessons) -> None:
+    beside = held = 0
+    for seed in SEEDS:
+        drawn, _ = draw_row(lessons, seed)
+        course = drawn.course
+        rows = iter(worded_features(np.random.default_rng(0), course) - ground_code())
+        for pair, strayed in zip(course.pairs, course.beside, strict=True):
+            shown = {at: next(rows) for at in pair.kept}
+            held += len(pair.things)
+            beside += len(strayed)
+            for thing, at, strength in strayed:
+                assert thing in pair.things
+                assert at not in {
+                    a for t, a in zip(pair.things, pair.things_at, strict=True) if t == thing
+                }
+                code = class_codes()[thing]
+                assert float(shown[at] @ code / code.square().sum()) > strength - 0.2
+    assert 0.3 < beside / held < 0.7
+
+
 def test_far_positions_are_reached() -> None:
     reached = [
         int(d.course.start + d.course.gaps.sum())
@@ -279,11 +327,10 @@ def test_a_pair_s_own_ground_counts_as_often_as_there_is_of_it(lessons: SpanLess
         features = [worded_features(np.random.default_rng(0), drawn.course)]
         bias = join([sheet], features, [Loudness(3, 3, 3)]).bias.written_out()[0, 0]
         visual = [i for i, token in enumerate(sheet.ids) if token == ID["<|video_pad|>"]]
-        for number, (pair, end) in enumerate(
-            zip(drawn.course.pairs, end_columns(sheet), strict=True)
-        ):
+        pairs = zip(drawn.course.pairs, drawn.course.beside, end_columns(sheet), strict=True)
+        for number, (pair, beside, end) in enumerate(pairs):
             own = [i for i in visual if sheet.owner[i] == number]
-            held = len(set(pair.things_at))
+            held = len({*pair.things_at, *(one.at for one in beside)})
             if len(own) > held and number != len(drawn.course.pairs) - 1:
                 assert float(bias[end, own].exp().sum()) == pytest.approx(12, rel=1e-4)
                 checked += 1

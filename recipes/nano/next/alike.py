@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from recipes.nano.next.batch import Lesson
+from recipes.nano.next.decoder import Watched
 from recipes.nano.next.shape import FAR, HEAD_DIM
 from recipes.nano.next.sheet import NOTHING
 
@@ -51,14 +52,14 @@ class Alike:
 
 
 def alike_distances(
-    watched: list[tuple[Tensor, Tensor]], lesson: Lesson, inv_freq: Tensor, count: int = COUNT
+    watched: list[Watched], lesson: Lesson, inv_freq: Tensor, count: int = COUNT
 ) -> list[int]:
     """The `count` distances in positions at which the watched head comes nearest to taking a pair
     that stands so far before for the one it should look at. Rows of answers are left out: they look
     at their question.
     """
     layer, head = WATCHED
-    query, key = watched[layer]
+    query, key = watched[layer].q, watched[layer].k
     (look,) = (one for one in lesson.looks if (one.layer, one.head) == WATCHED)
     # The prompt's first token stands for nothing.
     wanted = look.wanted()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from recipes.nano.next.links import NOTHING_AT
 from recipes.nano.next.shape import ID
 from recipes.nano.next.sheet import LETTERS, Sheet
 
@@ -72,6 +73,18 @@ class Knows:
 
 
 @dataclass(frozen=True, slots=True)
+class Links:
+    """Tokens whose queries or keys of one head are told, as in `links`."""
+
+    head: int
+    is_key: bool
+    of: Tensor
+    at: Tensor
+    things: Tensor
+    """(tokens, classes + 1) 0 or 1."""
+
+
+@dataclass(frozen=True, slots=True)
 class Bias:
     """What is added to attention scores, before it is written out for every pair of tokens: in
     full it grows with the square of a row and is most of what a lesson would send."""
@@ -122,6 +135,7 @@ class Lesson:
     """(others, 3): sequence, column from `tail` on, and a token that is as right as the label."""
     weights: Tensor
     looks: tuple[Looks, ...]
+    links: tuple[Links, ...]
     knows: dict[int, Knows]
 
     def right_tokens(self, words: int) -> Tensor:
@@ -170,6 +184,7 @@ def join(sheets: list[Sheet], features: list[Tensor], loudness: list[Loudness]) 
         ).view(-1, 3),
         weights[:, tail:],
         _looks(sheets, total),
+        _links(sheets),
         _knows(sheets),
     )
 
@@ -230,6 +245,21 @@ def _padded(of: Tensor, at: Tensor, size: int, total: int) -> tuple[Tensor, Tens
     number = of * most + within
     padded = torch.full((size * most,), total - 1).index_put((number,), at)
     return padded.view(size, most), number
+
+
+def _links(sheets: list[Sheet]) -> tuple[Links, ...]:
+    found: dict[tuple[int, bool], list[tuple[int, int, tuple[int, ...]]]] = {}
+    for i, sheet in enumerate(sheets):
+        for head, is_key, column, things in sheet.links:
+            found.setdefault((head, is_key), []).append((i, column, things))
+    out = []
+    for (head, is_key), rows in sorted(found.items()):
+        held = torch.zeros(len(rows), NOTHING_AT + 1, dtype=torch.uint8)
+        for k, (_, _, things) in enumerate(rows):
+            held[k, list(things)] = 1
+        of, at = torch.tensor([(i, column) for i, column, _ in rows]).T
+        out.append(Links(head, is_key, of, at, held))
+    return tuple(out)
 
 
 def _knows(sheets: list[Sheet]) -> dict[int, Knows]:

@@ -5,6 +5,7 @@ in place of the pictures that a tower would see.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,14 @@ class Shown:
     """Merged tokens that the row holds, these among them; the others are left out."""
 
 
+class Beside(NamedTuple):
+    """A thing near the edge of its token: the token beside holds some of it too."""
+
+    thing: int
+    at: int
+    strength: float
+
+
 @dataclass(frozen=True, slots=True)
 class Course:
     """What is shown when."""
@@ -56,6 +65,8 @@ class Course:
     """Position of the first token."""
     strengths: tuple[tuple[float, ...], ...] = ()
     """Of each pair's things, where they are not left to chance."""
+    beside: tuple[tuple[Beside, ...], ...] = ()
+    """Of each pair, where there is any."""
 
 
 def draw_course(rng: np.random.Generator, count: int, tokens: int) -> Course:
@@ -155,6 +166,8 @@ def worded_features(rng: np.random.Generator, course: Course) -> Tensor:
         told = course.strengths[number] if course.strengths else None
         for k, (thing, at) in enumerate(zip(shown.things, shown.things_at, strict=True)):
             strength_k = told[k] if told else _strength(rng, number in full)
+            rows[place[at]] += _CLASS_CODES[thing] * strength_k
+        for thing, at, strength_k in course.beside[number] if course.beside else ():
             rows[place[at]] += _CLASS_CODES[thing] * strength_k
         if rng.uniform() < 0.1:  # Something half seen where nothing is.
             rows[int(rng.integers(len(rows)))] += _ghost(rng)

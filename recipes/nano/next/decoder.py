@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,6 +12,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import rotate_half
 
 from pipeline.lettering import ALPHABET, CODE_LENGTH
 from recipes.nano.codes import CODE_NORM, class_codes
+from recipes.nano.next import links
 from recipes.nano.next.asked import CLOCK_SIZES
 from recipes.nano.next.batch import SHUT, Lesson
 from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN
@@ -17,6 +20,7 @@ from recipes.nano.next.sheet import (
     CHANGED,
     CLOCK,
     COMING,
+    EARLIER,
     GOING,
     LETTERS,
     NAMED,
@@ -29,7 +33,9 @@ from recipes.nano.pictures import CLASSES
 
 STATE_OF = {NAMED: 0, SEEN: 0, LETTERS: 1, CLOCK: 1, THING: 1, CHANGED: 1}
 STATE_OF |= dict.fromkeys((COMING, GOING, NEXT_COMING, NEXT_GOING), 2)
-"""The layer behind which a token should know it."""
+"""The layer behind which a token should know it; EARLIER once it has looked in the second."""
+EVEN = (SEEN, EARLIER)
+"""Known as strongly whatever else is: what changes is the difference of the two."""
 SAME = {NEXT_COMING: COMING, NEXT_GOING: GOING}
 """Known in the same form, so that one can be matched with the other."""
 SEVERAL = 15.0
@@ -38,10 +44,22 @@ EVENLY = 8.0
 """Weight of even looks, of which there are few, against others."""
 
 
+class Watched(NamedTuple):
+    """Queries (B, heads, N − tail in the last layer, head_dim) and keys of a layer, and both before
+    they are turned by where they stand."""
+
+    q: Tensor
+    k: Tensor
+    still_q: Tensor
+    still_k: Tensor
+    mixed: Tensor
+    """(B, N, hidden) what tokens hold once they have looked, before they think about it."""
+
+
 def run(
     model: Qwen3VLForConditionalGeneration,
     lesson: Lesson,
-    watched: list[tuple[Tensor, Tensor]],
+    watched: list[Watched],
     bias: Tensor | None = None,
 ) -> list[Tensor]:
     """Hidden states after each layer, and after the final norm at the end: (B, N, hidden), from the
@@ -55,8 +73,9 @@ def run(
     states = []
     for number, layer in enumerate(text.layers):
         asks = lesson.tail if number + 1 == len(text.layers) else 0
-        mixed = _attend(layer.self_attn, layer.input_layernorm(x), rope, bias, asks, watched)
+        mixed, own = _attend(layer.self_attn, layer.input_layernorm(x), rope, bias, asks)
         x = x[:, asks:] + mixed
+        watched.append(own._replace(mixed=x))
         x = x + layer.mlp(layer.post_attention_layernorm(x))
         states.append(x)
     return [*states, text.norm(x)]
@@ -68,13 +87,13 @@ def _attend(
     rope: tuple[Tensor, Tensor],
     bias: Tensor,
     asks: int,
-    watched: list[tuple[Tensor, Tensor]],
-) -> Tensor:
-    """What columns from `asks` on get from all before them."""
+) -> tuple[Tensor, Watched]:
+    """What columns from `asks` on get from all before them, and by which queries and keys."""
     shape = (len(x), -1, HEADS, HEAD_DIM)
     q = attention.q_norm(attention.q_proj(x[:, asks:]).view(shape)).transpose(1, 2)  # type: ignore[operator]
     k = attention.k_norm(attention.k_proj(x).view(shape)).transpose(1, 2)  # type: ignore[operator]
     v = attention.v_proj(x).view(shape).transpose(1, 2)  # type: ignore[operator]
+    still_q, still_k = q, k
     with torch.autocast(x.device.type, enabled=False):
         cos, sin = (part[:, None].float() for part in rope)
         k = k.float() * cos + rotate_half(k.float()) * sin
@@ -83,13 +102,12 @@ def _attend(
     # Plain: backwards through the fused kernel with a bias takes twice as long on CPUs.
     scores = torch.matmul(q * HEAD_DIM**-0.5, k.mT).float() + bias[:, :, asks:]
     out = torch.matmul(scores.softmax(-1), v)
-    watched.append((q, k))
     projected: Tensor = attention.o_proj(out.transpose(1, 2).flatten(2))  # type: ignore[operator]
-    return projected
+    return projected, Watched(q, k, still_q, still_k, projected)
 
 
 def look_losses(
-    watched: list[tuple[Tensor, Tensor]], lesson: Lesson, bias: Tensor, margin: float = 0.0
+    watched: list[Watched], lesson: Lesson, bias: Tensor, margin: float = 0.0
 ) -> dict[str, Tensor]:
     """−log of the attention that each told head gives to where it should look, the mean of each;
     where it should look at all evenly, how far it is from that (Kullback–Leibler).
@@ -100,7 +118,7 @@ def look_losses(
     """
     losses = {}
     # Taken apart once: the gradient of each single selection would fill all of it.
-    apart = [[part.unbind(1) for part in own] for own in watched]
+    apart = [[own.q.unbind(1), own.k.unbind(1)] for own in watched]
     for look in lesson.looks:
         query, key = (heads[look.head] for heads in apart[look.layer])
         columns = look.padded - (key.shape[1] - query.shape[1])
@@ -122,6 +140,20 @@ def look_losses(
     return losses
 
 
+def link_losses(watched: list[Watched], lesson: Lesson) -> dict[str, Tensor]:
+    """Squared distances of queries and keys to what they are told to hold, both of length 1: the
+    mean of those with an event and that of the others, which are many, count alike."""
+    losses = {}
+    for link in lesson.links:
+        own = watched[links.LAYER].still_k if link.is_key else watched[links.LAYER].still_q
+        held = F.normalize(own[link.of, link.head, link.at].float(), dim=-1)
+        apart = (held - links.wanted(link.things, is_key=link.is_key)).square().sum(-1)
+        is_event = link.things.amax(1).float()
+        parts = [(apart * w).sum() / w.sum().clamp_min(1) for w in (is_event, 1 - is_event)]
+        losses[f"{'key' if link.is_key else 'ask'}{link.head}"] = parts[0] + parts[1]
+    return losses
+
+
 class Probes(nn.Module):
     """What tokens should know before the last layer; pictures and questions are asked alike, so
     that what they know can be matched.
@@ -136,20 +168,26 @@ class Probes(nn.Module):
         sizes = {LETTERS: [len(ALPHABET)] * CODE_LENGTH, CLOCK: list(CLOCK_SIZES)}
         if with_spans:
             sizes |= {COMING: [sum(CLOCK_SIZES)], GOING: [sum(CLOCK_SIZES)]}
-            sizes |= {SEEN: [len(CLASSES)], CHANGED: [2 * len(CLASSES)]}
+            seen = [len(CLASSES) + HEADS]
+            sizes |= {SEEN: seen, EARLIER: seen, CHANGED: [2 * len(CLASSES)]}
         self.heads = nn.ModuleDict(
             {
-                str(what): nn.ModuleList(_probe(n, is_set=len(own) == 1) for n in own)
+                str(what): nn.ModuleList(
+                    _probe(n, is_set=len(own) == 1 and what not in EVEN) for n in own
+                )
                 for what, own in sizes.items()
             }
         )
         self.register_buffer("names", class_codes() / CODE_NORM, persistent=False)
 
-    def losses(self, states: list[Tensor], lesson: Lesson) -> dict[str, Tensor]:
+    def losses(
+        self, states: list[Tensor], watched: list[Watched], lesson: Lesson
+    ) -> dict[str, Tensor]:
         """From the hidden states (B, N, hidden) after each layer."""
         out = {}
         for what, knows in lesson.knows.items():
-            own = states[STATE_OF[what]][knows.of, knows.at].float()
+            state = watched[1].mixed if what == EARLIER else states[STATE_OF[what]]
+            own = state[knows.of, knows.at].float()
             out[f"know{what}"] = self._loss(what, own, knows.classes)
         return out
 
@@ -160,6 +198,9 @@ class Probes(nn.Module):
         heads = list(self.heads[str(SAME.get(what, what))].children())
         if what not in (LETTERS, CLOCK):
             own = F.rms_norm(own, (HIDDEN,))
+        if what in EVEN:
+            apart: Tensor = (heads[0](own) - classes).square().sum(-1).mean()
+            return apart
         if len(heads) == 1:
             return _set_loss(heads[0](own), classes.float())
         parts = [F.cross_entropy(head(own), classes[:, k]) for k, head in enumerate(heads)]
@@ -179,7 +220,7 @@ def _set_loss(logits: Tensor, wanted: Tensor) -> Tensor:
 
 
 _EASY = (f"know{LETTERS}", f"know{CLOCK}")
-_SETS = (f"know{SEEN}", f"know{CHANGED}")
+_SETS = (f"know{SEEN}", f"know{EARLIER}", f"know{CHANGED}")
 
 
 def lesson_loss(
@@ -191,11 +232,12 @@ def lesson_loss(
     knowing: float,
     naming: float,
     changing: float = 0.0,
+    linking: float = 0.0,
     margin: float = 0.0,
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of one batch and what to print of it."""
     weight_of = dict.fromkeys(_EASY, knowing) | dict.fromkeys(_SETS, changing)
-    watched: list[tuple[Tensor, Tensor]] = []
+    watched: list[Watched] = []
     # Half the time of float32 on CPUs; master weights stay in float32.
     bias = lesson.bias.written_out()
     with torch.autocast(lesson.ids.device.type, torch.bfloat16):
@@ -206,15 +248,18 @@ def lesson_loss(
     missed = logits.logsumexp(-1) - logits.masked_fill(~is_right, SHUT).logsumexp(-1)
     answer = (missed * weights).sum() / weights.sum()
     looks = look_losses(watched, lesson, bias, margin)
-    knows = probes.losses(layers, lesson)
+    knows = probes.losses(layers, watched, lesson)
+    held = link_losses(watched, lesson)
     helped = torch.zeros_like(answer)
     for name, value in looks.items():
         helped = helped + looking * (EVENLY if name.startswith("even") else 1.0) * value
     for name, value in knows.items():
         helped = helped + weight_of.get(name, naming) * value
+    for value in held.values():
+        helped = helped + linking * value
     free = weights > 0.5
     said = logits.argmax(-1, keepdim=True)
     right = is_right.gather(1, said)[free].float().mean()
-    told = {"answer": answer, "tokens": right, **looks, **knows}
+    told = {"answer": answer, "tokens": right, **looks, **knows, **held}
     numbers = torch.stack([value.detach() for value in told.values()]).tolist()
     return answer + helped, dict(zip(told, numbers, strict=True))

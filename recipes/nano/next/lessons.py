@@ -103,6 +103,8 @@ class LessonMaker:
             at, own = self._pair(sheet, course, number, at, grid)
             pads.append(own)
             self._teach_pair(rng, sheet, shown, own, float(course.seconds[number]))
+            if course.beside:
+                sheet.holds |= {own[one.at]: THING for one in course.beside[number]}
         return sheet, pads, at
 
     def teach_rest(

@@ -18,23 +18,23 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import Qwen3VLForConditionalGeneration
 
-from recipes.nano.codes import class_codes, ground_code, letter_codes
 from recipes.nano.network import new_model
+from recipes.nano.next import links
 from recipes.nano.next import tokenizer as tokenizer_step
 from recipes.nano.next.alike import Alike, alike_distances
 from recipes.nano.next.asked import ABSENT, EVEN_ODDS, FIRST_ODDS, MORE_ABSENT
 from recipes.nano.next.batch import Lesson, draw_loudness, join
 from recipes.nano.next.courses import draw_course, worded_features
-from recipes.nano.next.decoder import Probes, lesson_loss, run
+from recipes.nano.next.decoder import Probes, Watched, lesson_loss, run
 from recipes.nano.next.device import moved
 from recipes.nano.next.drawn import DrawnAhead
 from recipes.nano.next.lessons import HEADS_OF, LessonMaker
 from recipes.nano.next.progress import Loop, add_shared, rate
-from recipes.nano.next.recall import hold_recency, with_even_gather, with_recall, with_recency
+from recipes.nano.next.recall import with_recall
 from recipes.nano.next.shape import HEAD_DIM, HEADS, LAYERS, RUNS, config, published_part
-from recipes.nano.next.sheet import CHANGED, THING
+from recipes.nano.next.sheet import THING
 from recipes.nano.next.span_courses import draw_spans
-from recipes.nano.next.span_lessons import SpanLessons, watching_tokens
+from recipes.nano.next.span_lessons import SpanLessons
 from recipes.nano.optimizers import Optimizers
 
 GRIDS = ((2, 2), (2, 3), (2, 4), (3, 4), (3, 5), (4, 6), (6, 8), (8, 8), (7, 12), (12, 12))
@@ -43,6 +43,7 @@ TOKENS_PER_PAIR, TOKENS_PER_QUESTION = 14, 26
 SPAN_QUESTIONS, TOKENS_PER_SPAN_QUESTION = 4, 50
 CODES, SPANS = "codes", "spans"
 """Kinds of lessons."""
+LINK_LESSONS = 60
 SPAN_PAIRS = (5, 100)
 SPAN_TOKENS = 32_768
 """Of the longest video in which spans are asked for."""
@@ -101,7 +102,7 @@ class Trainer:
     def seek_alike(self, kind: str, step: int, lesson: Lesson) -> None:
         """Find anew at which distances pairs look alike in lessons of this kind."""
         text = self.model.model.language_model
-        watched: list[tuple[Tensor, Tensor]] = []
+        watched: list[Watched] = []
         with torch.no_grad():
             run(self.model, lesson, watched)
         self.alike.add(kind, step, alike_distances(watched, lesson, text.rotary_emb.inv_freq))
@@ -113,19 +114,22 @@ class Trainer:
         numbers = torch.tensor([own.ids[0] for own in encoded])
         text.load_state_dict(with_recall(text.state_dict(), numbers))
 
-    def open_recency(self, lesson: Lesson) -> None:
-        """Let links begin by preferring what is near; `lesson` is about spans. See `recall`."""
-        text, watchers = self.model.model.language_model, lesson.knows[CHANGED]
+    def open_links(self, lessons: list[Lesson]) -> None:
+        """Let links begin with what a projection can tell of events already; see `links`."""
+        text = self.model.model.language_model
+        layer = text.layers[links.LAYER]
+        told: dict[tuple[int, bool], list[tuple[Tensor, Tensor]]] = {}
         with torch.no_grad():
-            known = run(self.model, lesson, [])[1][watchers.of, watchers.at]
-        text.load_state_dict(with_recency(text.state_dict(), known))
-
-    def open_gather(self, watchers: list[int]) -> None:
-        """Let watching tokens begin to see alike wherever in a frame a thing is. See `recall`."""
-        text, ground = self.model.model.language_model, ground_code()
-        shown = torch.cat([class_codes() + ground, letter_codes().flatten(0, 1) + ground])
-        shown = torch.cat([shown, ground[None]]).to(self.model.device)
-        text.load_state_dict(with_even_gather(text.state_dict(), watchers, shown))
+            for lesson in lessons:
+                known = layer.input_layernorm(run(self.model, lesson, [])[links.LAYER - 1])
+                for link in lesson.links:
+                    own = known[link.of, link.at], link.things
+                    told.setdefault((link.head, link.is_key), []).append(own)
+            for (head, is_key), parts in told.items():
+                inputs, things = (torch.cat(part) for part in zip(*parts, strict=True))
+                projection = layer.self_attn.k_proj if is_key else layer.self_attn.q_proj
+                fitted = links.fitted(inputs, things, is_key=is_key)
+                projection.weight[head * HEAD_DIM : (head + 1) * HEAD_DIM] = fitted
 
     def begin_as_published(self) -> None:
         """The decoder of the checkpoint in use; probes and optimiser begin anew."""
@@ -154,6 +158,8 @@ def grown(text: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
             is_matched = "q_norm" in name or "k_norm" in name or "input_layernorm" in name
             before = name.replace(old, f"layers.{LAYERS - 2}.", 1)
             out[name] = (part if is_matched else text[before]).clone()
+            if "q_norm" in name or "k_norm" in name:
+                out[name] = torch.full_like(part, links.GAIN)
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 out[name] = torch.zeros_like(part)
     return out
@@ -168,7 +174,7 @@ def new_trainer(seed: int, lr: float, layers: int = LAYERS, device: str = "cpu")
         nn.init.constant_(layer.self_attn.q_norm.weight, gain)
         nn.init.constant_(layer.self_attn.k_norm.weight, gain)
     if layers > LAYERS:
-        hold_recency(text)
+        links.hold_gains(text.layers[links.LAYER].self_attn)
     own = list(text.layers.parameters())
     rest = [p for p in own if p.ndim < 2] + list(probes.parameters())
     rest += [text.embed_tokens.weight, text.norm.weight]
@@ -273,6 +279,11 @@ class Plan:
             return draw_span_lesson(rng, SpanLessons(self.later), pairs=(16, 60), **sizes)
         return draw_lesson(rng, self.later, pairs=(16, 32), **sizes)
 
+    def links(self, number: int) -> Lesson:
+        """A lesson that links are fitted to."""
+        rng, lessons = np.random.default_rng((89, number)), SpanLessons(self.later)
+        return draw_span_lesson(rng, lessons, pairs=(16, 90), tokens=5000, loudest=LOUDEST[SPANS])
+
     def draw(self, rng: np.random.Generator, told: tuple[int, list[int]]) -> Lesson:
         """The lesson of a step, given at which distances pairs look alike."""
         step, alike = told
@@ -329,14 +340,15 @@ def main() -> None:
     parser.add_argument("--knowing", type=float, default=0.25, help="weight of letters and times")
     parser.add_argument("--naming", type=float, default=0.5, help="weight of names of things")
     parser.add_argument("--changing", type=float, default=3.0, help="weight of what comes and goes")
+    parser.add_argument("--linking", type=float, default=2.0, help="weight of what links hold")
     parser.add_argument("--name", default="decoder.pt")
     add_shared(parser)
     parser.add_argument("--spans", type=float, default=0.0, help="share of lessons about spans")
     parser.add_argument("--recall", action="store_true", help="begin as `recall` opens links")
-    parser.add_argument("--gather", action="store_true", help="begin as `recall` evens out places")
+    parser.add_argument("--links", action="store_true", help="begin as `links` fits them")
     options = parser.parse_args()
-    if (options.recall or options.gather) and not options.spans:
-        parser.error("--recall and --gather are about spans: give their share as --spans")
+    if (options.recall or options.links) and not options.spans:
+        parser.error("--recall and --links are about spans: give their share as --spans")
     torch.set_num_threads(options.threads)
     RUNS.mkdir(parents=True, exist_ok=True)
     plan = Plan(
@@ -347,9 +359,8 @@ def main() -> None:
     loop.resume(options.begin, trainer.begin_as_published)
     if options.recall and not loop.step:
         trainer.open_recall(plan.tokenizer)
-        trainer.open_recency(moved(plan.tries[SPANS][0], options.device))
-    if options.gather and not loop.step:
-        trainer.open_gather(watching_tokens(plan.early.encode))
+    if options.links and not loop.step:
+        trainer.open_links([moved(plan.links(n), options.device) for n in range(LINK_LESSONS)])
 
     def one(_rng: np.random.Generator, step: int) -> dict[str, float]:
         share, kind = plan.share(step), plan.kind(step)
@@ -362,6 +373,7 @@ def main() -> None:
             knowing=options.knowing if share < EARLY else 0.0,
             naming=options.naming,
             changing=options.changing,
+            linking=options.linking,
             margin=MARGIN * min(1.0, max(0.0, (share - EARLY) / (LATE - EARLY))),
         )
         trainer.optimizer.set_lr(rate(options.lr, step, options.steps, options.decline))

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 
 Encode = Callable[[str], list[int]]
 
-LETTERS, CLOCK, THING, NAMED, SEEN, CHANGED, COMING, GOING, NEXT_COMING, NEXT_GOING = range(10)
+LETTERS, CLOCK, THING, NAMED, SEEN, EARLIER, CHANGED = range(7)
+COMING, GOING, NEXT_COMING, NEXT_GOING = range(7, 11)
 """What tokens are asked to know; NAMED: a thing, behind the first layer already. Of the tokens that
-watch pairs: things SEEN in the pair (36 × 0 or 1), CHANGED (36 that come, 36 that go), and for what
-is COMING when the same thing had last gone, for what is GOING when it had come (pieces of times,
-each 0 or 1). Answers' tokens know the same of what they look for NEXT.
+watch pairs: things SEEN in the pair and in the one EARLIER (36 × 0 or 1, and whether each head has
+seen none: all that a token knows is read by its share, so all should know equally much), CHANGED
+(36 that come, 36 that go), and for what is COMING when the same thing had last gone, for what is
+GOING when it had come (pieces of times, each 0 or 1). Answers' tokens know the same of what they
+look for NEXT.
 """
 NOTHING = 0
 """Column that is looked at where no place tells an answer: the prompt's first token."""
@@ -35,6 +38,8 @@ class Sheet:
     evens: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
     """The same, at all of them evenly: at what a pair shows, and from what changes to when the same
     thing last did."""
+    links: list[tuple[int, bool, int, tuple[int, ...]]] = field(default_factory=list)
+    """(head, whether as key, column, things): what a head that links events holds; see `links`."""
     knows: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
     """(column, what, classes): what a token should know before the last layer."""
     exempt: list[tuple[int, list[int]]] = field(default_factory=list)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recipes.nano.next.courses import LATEST_S, Course, Floats, Ints, Shown
+from recipes.nano.next.courses import LATEST_S, Beside, Course, Floats, Ints, Shown
+from recipes.nano.next.groups import group_of
 from recipes.nano.pictures import CAST_SIZE, CLASSES
 
 FAR = 40_000
@@ -18,6 +19,9 @@ SHARED_ODDS = 0.3
 """Of a cut that may be at the same time as one of another thing."""
 GAPLESS_ODDS = 0.3
 """Of courses in which nothing is left out."""
+BESIDE_ODDS = (0.5, 0.38, 0.12)
+"""Of how many tokens beside its own hold some of a thing: in drawn videos 0.36 of what frames
+of 12 tokens show has one or more, and 0.52 of what those of 144 show, in part or in full."""
 LAST_S = 8.0
 """Kept for the end of the video, which is a time too."""
 
@@ -39,13 +43,17 @@ def draw_spans(rng: np.random.Generator, count: int, tokens: int) -> SpanCourse:
     for thing in _cast(rng):
         spans[thing] = _comings(rng, count, [cut for own in spans.values() for cut in sum(own, ())])
     shown: list[dict[int, float]] = [{} for _ in range(count)]
-    places = [_drift(rng, count, tokens) for _ in spans]
-    for thing, own in spans.items():
+    places, beside = [_drift(rng, count, tokens) for _ in spans], [list[Beside]() for _ in shown]
+    for place, (thing, own) in zip(places, spans.items(), strict=True):
+        strayed = _strayed(rng, place, tokens)
         for start, end in own:
             for pair in range(start, end):
                 is_edge = pair in (start, end - 1) and end - start > 1
-                low = 0.5 if is_edge and rng.uniform() < 0.4 else 0.9
-                shown[pair][thing] = float(rng.uniform(low, 1.08))
+                part = float(rng.uniform(0.5, 1.0)) if is_edge and rng.uniform() < 0.4 else 1.0
+                shown[pair][thing] = part * strayed[pair].home
+                beside[pair] += [
+                    Beside(thing, at, part * strength) for at, strength in strayed[pair].beside
+                ]
     extra = int(rng.integers(2, 5))
     pairs = []
     for number, own_shown in enumerate(shown):
@@ -54,7 +62,8 @@ def draw_spans(rng: np.random.Generator, count: int, tokens: int) -> SpanCourse:
             for place, thing in zip(places, spans, strict=True)
             if thing in own_shown
         )
-        kept = np.union1d(np.asarray(at, dtype=np.int64), rng.integers(0, tokens, extra))
+        written = [*at, *(own.at for own in beside[number])]
+        kept = np.union1d(np.asarray(written, dtype=np.int64), rng.integers(0, tokens, extra))
         kept_at = tuple(int(k) for k in kept)
         pairs.append(Shown("", tuple(t for t in spans if t in own_shown), -1, at, kept_at))
     strengths = tuple(tuple(own[t] for t in spans if t in own) for own in shown)
@@ -67,14 +76,22 @@ def draw_spans(rng: np.random.Generator, count: int, tokens: int) -> SpanCourse:
     # Not from the last two: much may be left out between them.
     step_s = float(np.diff(seconds).min(initial=8.0)) / 2
     end_s = round(float(seconds[-1]) + max(0.1, step_s), 1)
-    course = Course(tuple(pairs), seconds, end_s, gaps, start, strengths)
+    both = tuple(tuple(own) for own in beside)
+    course = Course(tuple(pairs), seconds, end_s, gaps, start, strengths, both)
     return SpanCourse(course, spans, hidden)
 
 
 def _cast(rng: np.random.Generator) -> list[int]:
-    """Different things, often alike in colour or shape."""
-    if rng.uniform() < 0.5:
+    """Different things, often alike in colour or shape, or watched by one token."""
+    kind = rng.uniform()
+    if kind < 0.3:
         return [int(c) for c in rng.choice(len(CLASSES), CAST_SIZE, replace=False)]
+    if kind < 0.7:
+        things = rng.permutation(len(CLASSES))
+        own = [int(c) for c in things if group_of(c) == group_of(things[0])]
+        apart = [int(c) for c in things if c not in own]
+        together = int(rng.integers(2, CAST_SIZE))
+        return own[:together] + apart[: CAST_SIZE - together]
     base, others = int(rng.integers(6)), rng.choice(6, CAST_SIZE, replace=False)
     by_colour = rng.uniform() < 0.5
     return [int(base * 6 + c if by_colour else c * 6 + base) for c in others]
@@ -107,6 +124,34 @@ def _drift(rng: np.random.Generator, count: int, tokens: int) -> Ints:
         if not moves[i]:
             places[i] = places[i - 1]
     return places
+
+
+@dataclass(frozen=True, slots=True)
+class _Strayed:
+    """How strongly a thing's own token holds it, and which tokens beside do."""
+
+    home: float
+    beside: tuple[tuple[int, float], ...]
+
+
+def _strayed(rng: np.random.Generator, places: Ints, tokens: int) -> list[_Strayed]:
+    """Of each pair; as before while the thing stays."""
+    out: list[_Strayed] = []
+    home, beside = 1.0, dict[int, float]()
+    for number, place in enumerate(places):
+        if not number or place != places[number - 1] or rng.uniform() < 0.1:
+            home, beside = float(rng.uniform(0.9, 1.03)), {}
+            for _ in range(int(rng.choice(3, p=BESIDE_ODDS))):
+                at = int(place) + int(rng.choice([-1, 1]))
+                if 0 <= at < tokens:
+                    beside[at] = float(rng.uniform(0, 1))
+            if beside and rng.uniform() < 0.3:
+                home *= float(rng.uniform(0.5, 1.0))
+        faint = rng.normal(1, 0.03, 1 + len(beside))
+        strengths = zip(beside, faint[1:], strict=True)
+        both = tuple((at, float(f) * min(beside[at], home)) for at, f in strengths)
+        out.append(_Strayed(home * float(faint[0]), both))
+    return out
 
 
 def _gaps_before(rng: np.random.Generator, still: list[int]) -> frozenset[int]:

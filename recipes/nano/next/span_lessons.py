@@ -16,13 +16,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from recipes.nano.lessons import absent_class
+from recipes.nano.next import links
 from recipes.nano.next.asked import clock_flags
-from recipes.nano.next.courses import Shown
+from recipes.nano.next.courses import Course
+from recipes.nano.next.groups import group_of, part_of
 from recipes.nano.next.lessons import FIRST_COUNTS, LessonMaker
 from recipes.nano.next.shape import HEADS, ID
 from recipes.nano.next.sheet import (
     CHANGED,
     COMING,
+    EARLIER,
     GOING,
     LETTERS,
     NAMED,
@@ -31,7 +34,6 @@ from recipes.nano.next.sheet import (
     NOTHING,
     SEEN,
     THING,
-    Encode,
     Sheet,
 )
 from recipes.nano.next.span_answers import Answer, Event, Step
@@ -44,9 +46,8 @@ FORCED = 0.1
 HEAD_OF = {NEXT_COMING: 2, NEXT_GOING: 3}
 """The last layer's head that matches a coming or a going; the others look at `NOTHING`. A key holds
 all that its head matches within one norm: things often come as another goes."""
-GROUPS = 5
-"""As many watchers as there are tokens between two pairs that are always there: what ends a pair,
-and of the next one's time the opening, the point, the word and what begins its pictures."""
+RARE = 5
+"""Times that what changes is told: a mean over all pairs hides the few in which something does."""
 PHRASES = (("a {}", 0.7), ("{}", 0.15), ("the {}", 0.15))
 
 
@@ -70,17 +71,6 @@ class _Edges:
                 if end < count:
                     goes[end][thing] = start
         return _Edges(tuple(comes), tuple(goes))
-
-
-def group_of(thing: int) -> int:
-    """Things that share colour or shape are hardly ever of one group."""
-    return (thing // 6 + thing % 6) % GROUPS
-
-
-def watching_tokens(encode: Encode) -> list[int]:
-    """Their ids, group by group; see `GROUPS`."""
-    texts = ("<", ".", " seconds>")
-    return [ID["<|vision_end|>"], *(encode(text)[0] for text in texts), ID["<|vision_start|>"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +114,6 @@ def _events(drawn: SpanCourse, watch: _Watch, thing: int) -> list[Event]:
 
 
 def _teach_watcher(
-    rng: np.random.Generator,
     sheet: Sheet,
     drawn: SpanCourse,
     edges: _Edges,
@@ -135,17 +124,18 @@ def _teach_watcher(
 ) -> None:
     """A watcher gathers what the pair shows of its group, and knows what has come and gone, when
     what comes had gone, and when what goes had come."""
-    shown, own = drawn.course.pairs[number], watch.columns[number]
+    own = watch.columns[number]
     if number in watch.hidden:
         only = watch.hidden[number]
         sheet.hidden.append((own, None if only is None else watch.columns[only]))
         if only is None:
             return
-    _teach_gather(rng, sheet, shown, watch.group, own, pads, tokens)
+    _teach_gather(sheet, drawn.course, number, watch.group, own, pads, tokens)
     if number in watch.hidden:
         return
     before = [watch.columns[number - 1]] if number else [NOTHING]
-    sheet.looks += [(1, 0, own, before), (1, 1, own, list(pads.values()))]
+    sheet.looks += [(1, head, own, before) for head in (0, 2)]
+    sheet.looks.append((1, 1, own, list(pads.values())))
     sheet.exempt.append((own, before))
     comes, goes = (
         {thing: pair for thing, pair in edge[number].items() if group_of(thing) == watch.group}
@@ -153,51 +143,78 @@ def _teach_watcher(
     )
     changed = np.zeros(2 * len(CLASSES), dtype=int)
     changed[[*comes, *(len(CLASSES) + thing for thing in goes)]] = 1
-    sheet.knows.append((own, CHANGED, tuple(changed.tolist())))
+    is_changed = bool(comes or goes)
+    sheet.knows += [(own, CHANGED, tuple(changed.tolist()))] * (RARE if is_changed else 1)
     # In the form in which things are asked for: several of them, each as likely.
     sheet.knows += [(own, THING, (thing,)) for thing in {*comes, *goes}]
     sheet.looks += [(2, head, own, [NOTHING]) for head in (2, 3)]
-    if comes or goes:
+    if is_changed:
         sheet.holds[own] = LETTERS
-    for head, what, edge in ((0, COMING, comes), (1, GOING, goes)):
+    for head, what, edge in ((links.COMES, COMING, comes), (links.GOES, GOING, goes)):
         earlier = [watch.columns[pair] for pair in edge.values() if pair is not None]
-        columns = earlier or [NOTHING]
-        sheet.exempt.append((own, columns))
-        # Left alone where nothing changes: told to look at nothing, which is far away, they unlearn
-        # that what is near comes first.
-        if comes or goes:
-            (sheet.evens if earlier else sheet.looks).append((2, head, own, columns))
+        sheet.exempt.append((own, earlier or [NOTHING]))
+        theirs = goes if head == links.COMES else comes
+        sheet.links += [(head, False, own, tuple(edge)), (head, True, own, tuple(theirs))]
         if len(edge) == 1:
             times_s = [float(drawn.course.seconds[k]) for k in edge.values() if k is not None]
             sheet.knows.append((own, what, clock_flags(times_s)))
 
 
+def _shown(course: Course, number: int, group: int) -> set[int]:
+    return {thing for thing in course.pairs[number].things if group_of(thing) == group}
+
+
+def _flags(seen: set[int]) -> tuple[int, ...]:
+    idle = set(range(HEADS)) - {part_of(thing) for thing in seen}
+    flags = np.zeros(len(CLASSES) + HEADS, dtype=int)
+    flags[[*seen, *(len(CLASSES) + head for head in idle)]] = 1
+    return tuple(flags.tolist())
+
+
 def _teach_gather(
-    rng: np.random.Generator,
     sheet: Sheet,
-    shown: Shown,
+    course: Course,
+    number: int,
     group: int,
     own: int,
     pads: dict[int, int],
     tokens: int,
 ) -> None:
+    """A head of the first layer for each part of the group: two things that one head looks at are
+    seen as half of each, and what is seen of the one depends on the other."""
+    shown = course.pairs[number]
+    written = {*shown.things_at, *(one.at for one in course.beside[number])}
     seen = {
         thing: at
         for thing, at in zip(shown.things, shown.things_at, strict=True)
         if group_of(thing) == group
     }
-    flags = np.zeros(len(CLASSES), dtype=int)
-    flags[list(seen)] = 1
-    sheet.knows.append((own, SEEN, tuple(flags.tolist())))
-    columns = sorted({pads[at] for at in seen.values()})
-    (sheet.evens if seen else sheet.looks).append((0, 0, own, columns or [NOTHING]))
+    seen_before = _shown(course, number - 1, group) if number else set()
+    knows = [(own, SEEN, _flags(set(seen))), (own, EARLIER, _flags(seen_before))]
+    sheet.knows += knows * (RARE if seen_before != seen.keys() else 1)
+    for head in range(HEADS):
+        columns = sorted({pads[at] for thing, at in seen.items() if part_of(thing) == head})
+        # Not at nothing, which is as far from a small frame as from a large one: the pair before a
+        # small one is nearer than what a large one shows, and was seen where a thing had gone.
+        is_left = any(part_of(thing) == head for thing in seen_before - seen.keys())
+        look = (0, head, own, columns or list(pads.values()))
+        (sheet.evens if columns else sheet.looks).extend([look] * (RARE if is_left else 1))
     sheet.exempt.append((own, list(pads.values())))
-    ground = [column for at, column in pads.items() if at not in shown.things_at]
-    if ground:
+    blank = [column for at, column in pads.items() if at not in written]
+    if blank:
         left_out = tokens - len(pads)
-        sheet.crowds.append((own, ground, (left_out + len(ground)) / len(ground)))
-    if rng.uniform() < 0.3:
-        sheet.looks += [(0, head, own, [NOTHING]) for head in (1, 2, 3)]
+        sheet.crowds.append((own, blank, (left_out + len(blank)) / len(blank)))
+
+
+def _teach_keys(rng: np.random.Generator, sheet: Sheet, pads: list[dict[int, int]]) -> None:
+    """Links look at the prompt's first token where there is no earlier event, and at no token that
+    does not watch."""
+    firsts = [min(own.values()) for own in pads]
+    others = [first - back for first in firsts for back in (5, 3)]
+    others += [int(rng.choice(list(own.values()))) for own in pads]
+    for head in (links.COMES, links.GOES):
+        sheet.links.append((head, True, NOTHING, (links.NOTHING_AT,)))
+        sheet.links += [(head, True, column, ()) for column in others]
 
 
 class SpanLessons:
@@ -221,7 +238,8 @@ class SpanLessons:
         tokens = grid[0] * grid[1]
         for watch in watches:
             for number, own in enumerate(pads[: len(watch.columns)]):
-                _teach_watcher(rng, sheet, drawn, edges, watch, number, own, tokens)
+                _teach_watcher(sheet, drawn, edges, watch, number, own, tokens)
+        _teach_keys(rng, sheet, pads)
         shown = [int(thing) for thing in rng.permutation(list(drawn.spans))]
         for number in range(questions):
             is_shown = number % 3 != 2 and bool(shown)

@@ -1,0 +1,134 @@
+"""Links between events: what queries and keys are told to hold tells the last event of the same
+thing from all else, lessons tell it truly, and it is learnt.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from recipes.nano.next import links
+from recipes.nano.next.batch import Lesson, Loudness, join
+from recipes.nano.next.courses import worded_features
+from recipes.nano.next.decoder import Watched, lesson_loss, link_losses, run
+from recipes.nano.next.lessons import LessonMaker
+from recipes.nano.next.retrieve import new_trainer
+from recipes.nano.next.shape import HEAD_DIM, LAYERS, ROPE_THETA
+from recipes.nano.next.sheet import CHANGED, NOTHING, Sheet
+from recipes.nano.next.span_courses import SpanCourse, draw_spans
+from recipes.nano.next.span_lessons import SpanLessons
+from recipes.nano.next.tokenizer import build
+from recipes.nano.pictures import CLASSES
+
+TOKENIZER = build()
+FARTHEST = 12_000
+SOMETHING = st.integers(0, len(CLASSES) - 1)
+
+
+def held(*things: int, is_key: bool) -> Tensor:
+    """(HEAD_DIM,) with gains."""
+    told = torch.zeros(1, links.NOTHING_AT + 1)
+    told[0, list(things)] = 1
+    return HEAD_DIM**0.5 * links.GAIN * links.wanted(told, is_key=is_key)[0]
+
+
+def score(query: Tensor, key: Tensor, distance: int) -> float:
+    """Of a query that stands `distance` positions behind a key."""
+    half = HEAD_DIM // 2
+    angles = distance * ROPE_THETA ** -(torch.arange(half) / half)
+    a, b = torch.complex(query[:half], query[half:]), torch.complex(key[:half], key[half:])
+    turn = torch.complex(angles.cos(), angles.sin())
+    return float((a * b.conj() * turn).real.sum() / HEAD_DIM**0.5)
+
+
+@given(SOMETHING, SOMETHING, st.integers(30, FARTHEST), st.integers(0, 40_000))
+def test_a_link_looks_at_its_own_thing_then_at_nothing_then_at_all_else(
+    own: int, other: int, distance: int, anywhere: int
+) -> None:
+    query, nothing = held(own, is_key=False), held(links.NOTHING_AT, is_key=True)
+    nothings = score(query, nothing, anywhere)
+    assert score(query, held(own, is_key=True), distance) > nothings + 5
+    assert score(query, held(is_key=True), anywhere) < nothings - 30
+    if other != own:
+        assert score(query, held(other, is_key=True), distance) < nothings - 5
+
+
+@given(SOMETHING, st.integers(60, 8_000), st.floats(1.5, 4.0))
+def test_the_nearer_of_two_events_is_preferred(own: int, near: int, ratio: float) -> None:
+    query, key = held(own, is_key=False), held(own, is_key=True)
+    far = min(round(near * ratio), FARTHEST)
+    assert score(query, key, near) > score(query, key, far) + 0.3
+
+
+@given(st.integers(1, 40_000))
+def test_what_changes_nothing_looks_at_nothing(distance: int) -> None:
+    query, nothing = held(is_key=False), held(links.NOTHING_AT, is_key=True)
+    best = score(query, nothing, distance)
+    assert all(score(query, held(*own, is_key=True), distance) < best - 50 for own in ((), (7,)))
+
+
+@pytest.fixture(scope="module")
+def drawn() -> tuple[SpanCourse, Sheet]:
+    rng = np.random.default_rng(1)
+    own = draw_spans(rng, 40, 12)
+    return own, SpanLessons(LessonMaker(TOKENIZER, match_layer=LAYERS)).row(rng, own, (3, 4), 5)
+
+
+@pytest.fixture(scope="module")
+def lesson(drawn: tuple[SpanCourse, Sheet]) -> Lesson:
+    features = [worded_features(np.random.default_rng(0), drawn[0].course)]
+    return join([drawn[1]], features, [Loudness(0, 0, 0)])
+
+
+def test_lessons_tell_links_what_comes_and_goes(drawn: tuple[SpanCourse, Sheet]) -> None:
+    _, sheet = drawn
+    told = {(head, is_key, at): things for head, is_key, at, things in sheet.links}
+    events = 0
+    for at, what, flags in sheet.knows:
+        if what != CHANGED:
+            continue
+        comes = {thing for thing in range(len(CLASSES)) if flags[thing]}
+        goes = {thing for thing in range(len(CLASSES)) if flags[len(CLASSES) + thing]}
+        for head, asks, holds in ((links.COMES, comes, goes), (links.GOES, goes, comes)):
+            assert set(told[head, False, at]) == asks
+            assert set(told[head, True, at]) == holds
+        events += len(comes) + len(goes)
+    assert events > 10
+    for head in (links.COMES, links.GOES):
+        assert told[head, True, NOTHING] == (links.NOTHING_AT,)
+
+
+def test_links_are_learnt_and_their_gains_are_not(lesson: Lesson) -> None:
+    trainer = new_trainer(0, 2e-3, LAYERS + 1)
+    names = [f"{side}{head}" for side in ("ask", "key") for head in (links.COMES, links.GOES)]
+    sums = []
+    for _ in range(12):
+        loss, told = lesson_loss(
+            trainer.model, trainer.probes, lesson, looking=0, knowing=0, naming=0, linking=1.0
+        )
+        trainer.optimizer.step(loss)
+        sums.append([told[name] for name in names])
+    assert all(last < 0.8 * first for first, last in zip(sums[0], sums[-1], strict=True))
+    attention = trainer.model.model.language_model.layers[links.LAYER].self_attn
+    for norm in (attention.q_norm, attention.k_norm):
+        assert torch.equal(norm.weight, torch.full((HEAD_DIM,), links.GAIN))
+
+
+def test_links_begin_with_what_a_projection_can_tell(lesson: Lesson) -> None:
+    trainer = new_trainer(0, 1e-3, LAYERS + 1)
+
+    def apart() -> list[float]:
+        watched: list[Watched] = []
+        with torch.no_grad():
+            run(trainer.model, lesson, watched)
+            return [float(value) for value in link_losses(watched, lesson).values()]
+
+    before = apart()
+    trainer.open_links([lesson])
+    after = apart()
+    assert len(after) == 4
+    assert all(b < 0.7 * a for a, b in zip(before, after, strict=True))
