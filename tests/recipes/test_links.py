@@ -29,10 +29,11 @@ FARTHEST = 12_000
 SOMETHING = st.integers(0, len(CLASSES) - 1)
 
 
-def held(*things: int, is_key: bool) -> Tensor:
+def held(*things: int, is_key: bool, sign: int = 1, watches: int = 1) -> Tensor:
     """(HEAD_DIM,) with gains."""
-    told = torch.zeros(1, links.NOTHING_AT + 1)
-    told[0, list(things)] = 1
+    told = torch.zeros(1, links.TOLD)
+    told[0, list(things)] = sign
+    told[0, links.WATCHES_AT] = watches
     return HEAD_DIM**0.5 * links.GAIN * links.wanted(told, is_key=is_key)[0]
 
 
@@ -49,10 +50,12 @@ def score(query: Tensor, key: Tensor, distance: int) -> float:
 def test_a_link_looks_at_its_own_thing_then_at_nothing_then_at_all_else(
     own: int, other: int, distance: int, anywhere: int
 ) -> None:
-    query, nothing = held(own, is_key=False), held(links.NOTHING_AT, is_key=True)
+    query, nothing = held(own, is_key=False), held(links.NOTHING_AT, is_key=True, watches=0)
     nothings = score(query, nothing, anywhere)
     assert score(query, held(own, is_key=True), distance) > nothings + 5
-    assert score(query, held(is_key=True), anywhere) < nothings - 30
+    assert score(query, held(is_key=True, watches=0), anywhere) < nothings - 30
+    assert score(query, held(is_key=True), distance) < nothings - 5
+    assert score(query, held(own, is_key=True, sign=-1), distance) < nothings - 50
     if other != own:
         assert score(query, held(other, is_key=True), distance) < nothings - 5
 
@@ -66,7 +69,7 @@ def test_the_nearer_of_two_events_is_preferred(own: int, near: int, ratio: float
 
 @given(st.integers(1, 40_000))
 def test_what_changes_nothing_looks_at_nothing(distance: int) -> None:
-    query, nothing = held(is_key=False), held(links.NOTHING_AT, is_key=True)
+    query, nothing = held(is_key=False), held(links.NOTHING_AT, is_key=True, watches=0)
     best = score(query, nothing, distance)
     assert all(score(query, held(*own, is_key=True), distance) < best - 50 for own in ((), (7,)))
 
@@ -86,7 +89,7 @@ def lesson(drawn: tuple[SpanCourse, Sheet]) -> Lesson:
 
 def test_lessons_tell_links_what_comes_and_goes(drawn: tuple[SpanCourse, Sheet]) -> None:
     _, sheet = drawn
-    told = {(head, is_key, at): things for head, is_key, at, things in sheet.links}
+    told = {(head, is_key, at): dict(own) for head, is_key, at, own in sheet.links}
     events = 0
     for at, what, flags in sheet.knows:
         if what != CHANGED:
@@ -94,12 +97,15 @@ def test_lessons_tell_links_what_comes_and_goes(drawn: tuple[SpanCourse, Sheet])
         comes = {thing for thing in range(len(CLASSES)) if flags[thing]}
         goes = {thing for thing in range(len(CLASSES)) if flags[len(CLASSES) + thing]}
         for head, asks, holds in ((links.COMES, comes, goes), (links.GOES, goes, comes)):
-            assert set(told[head, False, at]) == asks
-            assert set(told[head, True, at]) == holds
+            both = (told[head, False, at], 1), (told[head, True, at], -1)
+            for own, sign in both:
+                assert own[links.WATCHES_AT] == 1
+                assert {t for t in range(len(CLASSES)) if own.get(t) == sign} == asks
+                assert {t for t in range(len(CLASSES)) if own.get(t) == -sign} == holds
         events += len(comes) + len(goes)
     assert events > 10
     for head in (links.COMES, links.GOES):
-        assert told[head, True, NOTHING] == (links.NOTHING_AT,)
+        assert told[head, True, NOTHING] == {links.NOTHING_AT: 1}
 
 
 def test_links_are_learnt_and_their_gains_are_not(lesson: Lesson) -> None:

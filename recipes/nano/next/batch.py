@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recipes.nano.next.links import NOTHING_AT
+from recipes.nano.next.links import TOLD
 from recipes.nano.next.shape import ID
 from recipes.nano.next.sheet import LETTERS, Sheet
 
@@ -80,8 +80,8 @@ class Links:
     is_key: bool
     of: Tensor
     at: Tensor
-    things: Tensor
-    """(tokens, classes + 1) 0 or 1."""
+    told: Tensor
+    """(tokens, `links.TOLD`), see `links.wanted`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,15 +248,15 @@ def _padded(of: Tensor, at: Tensor, size: int, total: int) -> tuple[Tensor, Tens
 
 
 def _links(sheets: list[Sheet]) -> tuple[Links, ...]:
-    found: dict[tuple[int, bool], list[tuple[int, int, tuple[int, ...]]]] = {}
+    found: dict[tuple[int, bool], list[tuple[int, int, dict[int, int]]]] = {}
     for i, sheet in enumerate(sheets):
-        for head, is_key, column, things in sheet.links:
-            found.setdefault((head, is_key), []).append((i, column, things))
+        for head, is_key, column, told in sheet.links:
+            found.setdefault((head, is_key), []).append((i, column, told))
     out = []
     for (head, is_key), rows in sorted(found.items()):
-        held = torch.zeros(len(rows), NOTHING_AT + 1, dtype=torch.uint8)
-        for k, (_, _, things) in enumerate(rows):
-            held[k, list(things)] = 1
+        held = torch.zeros(len(rows), TOLD, dtype=torch.int8)
+        for k, (_, _, told) in enumerate(rows):
+            held[k, list(told)] = torch.tensor(list(told.values()), dtype=torch.int8)
         of, at = torch.tensor([(i, column) for i, column, _ in rows]).T
         out.append(Links(head, is_key, of, at, held))
     return tuple(out)

@@ -147,8 +147,8 @@ def link_losses(watched: list[Watched], lesson: Lesson) -> dict[str, Tensor]:
     for link in lesson.links:
         own = watched[links.LAYER].still_k if link.is_key else watched[links.LAYER].still_q
         held = F.normalize(own[link.of, link.head, link.at].float(), dim=-1)
-        apart = (held - links.wanted(link.things, is_key=link.is_key)).square().sum(-1)
-        is_event = link.things.amax(1).float()
+        apart = (held - links.wanted(link.told, is_key=link.is_key)).square().sum(-1)
+        is_event = link.told[:, : links.NOTHING_AT].abs().amax(1).float()
         parts = [(apart * w).sum() / w.sum().clamp_min(1) for w in (is_event, 1 - is_event)]
         losses[f"{'key' if link.is_key else 'ask'}{link.head}"] = parts[0] + parts[1]
     return losses

@@ -20,9 +20,10 @@ LAYER, COMES, GOES = 2, 0, 1
 GAIN = 4.53
 """Of queries and keys, not learnt: with it a thing is 95 of a head's scores, the cosines are 57,
 and to look at nothing is 45."""
-NOTHING_AT = len(CLASSES)
-"""Stands among things for what is looked at where there is no earlier event: the prompt's first
-token."""
+NOTHING_AT, WATCHES_AT = len(CLASSES), len(CLASSES) + 1
+"""Stand behind things for what is looked at where there is no earlier event, the prompt's first
+token, and for tokens that watch pairs."""
+TOLD = len(CLASSES) + 2
 
 _COSINES = {6: (1.2, 0.04), 7: (2.23, 0.51), 8: (6.72, 1.0), 9: (23.28, 0.58), 10: (23.63, 1.3)}
 """Numbers of a head, and of each its score and its phase. Fitted to events of videos of 25 to 1,634
@@ -45,32 +46,37 @@ def hold_gains(attention: nn.Module) -> None:
         gain.requires_grad_(False)
 
 
-def wanted(things: Tensor, *, is_key: bool) -> Tensor:
-    """(rows, HEAD_DIM) of length 1, in every head alike. `things` (rows, classes + 1) is 0 or 1,
-    `NOTHING_AT` the last; a row of zeros changes nothing."""
-    shown, is_nothing = things[:, :NOTHING_AT].float(), things[:, NOTHING_AT:].float()
-    is_event = shown.amax(1, keepdim=True)
-    out = torch.zeros(len(things), HEAD_DIM, device=things.device)
+def wanted(told: Tensor, *, is_key: bool) -> Tensor:
+    """(rows, HEAD_DIM) of length 1, in every head alike.
+
+    `told` (rows, `TOLD`): 1 for a thing that a query looks for or a key stands for; −1 for one that
+    does the opposite, as a projection of a difference has it: then neither asks for more than that.
+    """
+    shown, is_nothing = told[:, :NOTHING_AT].float(), told[:, NOTHING_AT, None].float()
+    watches, is_event = told[:, WATCHES_AT, None].float(), shown.abs().amax(1, keepdim=True)
+    out = torch.zeros(len(told), HEAD_DIM, device=told.device)
     out[:, _SLOW[:NOTHING_AT]] = shown * (_ROOT * _THING) ** 0.5
-    sizes, phases = torch.tensor(list(_COSINES.values()), device=things.device).T
-    numbers = torch.tensor(list(_COSINES), device=things.device)
+    sizes, phases = torch.tensor(list(_COSINES.values()), device=told.device).T
+    numbers = torch.tensor(list(_COSINES), device=told.device)
     turned = torch.zeros_like(phases) if is_key else phases
-    out[:, numbers] = is_event * (_ROOT * sizes).sqrt() * turned.cos()
-    out[:, numbers + _HALF] = is_event * (_ROOT * sizes).sqrt() * turned.sin()
+    out[:, numbers] = watches * (_ROOT * sizes).sqrt() * turned.cos()
+    out[:, numbers + _HALF] = watches * (_ROOT * sizes).sqrt() * turned.sin()
     # The rest of a query's length looks at nothing; that of a key is not looked at.
-    length = _ROOT * GAIN
-    rest = is_event * _ROOT * _NOTHING / length + (1 - is_event) * length
+    whole = (_ROOT * GAIN) ** 2
+    event_rest = (_ROOT * _NOTHING) ** 2 / whole
+    other_rest = whole - watches * _ROOT * sizes.sum()
+    rest = (is_event * event_rest + (1 - is_event) * other_rest).sqrt()
     out[:, _SLOW[NOTHING_AT]] = (rest * (is_nothing if is_key else 1 - is_nothing))[:, 0]
     out[:, _SLOW[NOTHING_AT + 1]] = (rest * (1 - is_nothing) * is_key)[:, 0]
     return F.normalize(out, dim=1)
 
 
-def fitted(known: Tensor, things: Tensor, *, is_key: bool) -> Tensor:
+def fitted(known: Tensor, told: Tensor, *, is_key: bool) -> Tensor:
     """(HEAD_DIM, hidden): the projection that comes nearest to what is wanted, by least squares in
     which events count as much as all else. `known` (rows, hidden) is what it is applied to."""
-    is_event = things.amax(1) > 0
+    is_event = told[:, :NOTHING_AT].abs().amax(1) > 0
     weights = torch.where(is_event, 1 / is_event.sum(), 1 / (~is_event).sum())[:, None]
-    own = wanted(things, is_key=is_key) * _ROOT * GAIN
+    own = wanted(told, is_key=is_key) * _ROOT * GAIN
     both = known.T @ (weights * known) + _RIDGE * torch.eye(known.shape[1], device=known.device)
     found: Tensor = torch.linalg.solve(both, known.T @ (weights * own)).T
     return found

@@ -123,12 +123,12 @@ class Trainer:
             for lesson in lessons:
                 known = layer.input_layernorm(run(self.model, lesson, [])[links.LAYER - 1])
                 for link in lesson.links:
-                    own = known[link.of, link.at], link.things
+                    own = known[link.of, link.at], link.told
                     told.setdefault((link.head, link.is_key), []).append(own)
             for (head, is_key), parts in told.items():
-                inputs, things = (torch.cat(part) for part in zip(*parts, strict=True))
+                inputs, told_of = (torch.cat(part) for part in zip(*parts, strict=True))
                 projection = layer.self_attn.k_proj if is_key else layer.self_attn.q_proj
-                fitted = links.fitted(inputs, things, is_key=is_key)
+                fitted = links.fitted(inputs, told_of, is_key=is_key)
                 projection.weight[head * HEAD_DIM : (head + 1) * HEAD_DIM] = fitted
 
     def begin_as_published(self) -> None:

@@ -38,8 +38,9 @@ class Sheet:
     evens: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
     """The same, at all of them evenly: at what a pair shows, and from what changes to when the same
     thing last did."""
-    links: list[tuple[int, bool, int, tuple[int, ...]]] = field(default_factory=list)
-    """(head, whether as key, column, things): what a head that links events holds; see `links`."""
+    links: list[tuple[int, bool, int, dict[int, int]]] = field(default_factory=list)
+    """(head, whether as key, column, what is not 0): what a head that links events holds; see
+    `links.wanted`."""
     knows: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
     """(column, what, classes): what a token should know before the last layer."""
     exempt: list[tuple[int, list[int]]] = field(default_factory=list)

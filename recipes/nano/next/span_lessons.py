@@ -153,8 +153,10 @@ def _teach_watcher(
     for head, what, edge in ((links.COMES, COMING, comes), (links.GOES, GOING, goes)):
         earlier = [watch.columns[pair] for pair in edge.values() if pair is not None]
         sheet.exempt.append((own, earlier or [NOTHING]))
-        theirs = goes if head == links.COMES else comes
-        sheet.links += [(head, False, own, tuple(edge)), (head, True, own, tuple(theirs))]
+        opposite = goes if head == links.COMES else comes
+        asked = {links.WATCHES_AT: 1} | dict.fromkeys(edge, 1) | dict.fromkeys(opposite, -1)
+        held = {links.WATCHES_AT: 1} | dict.fromkeys(edge, -1) | dict.fromkeys(opposite, 1)
+        sheet.links += [(head, False, own, asked), (head, True, own, held)]
         if len(edge) == 1:
             times_s = [float(drawn.course.seconds[k]) for k in edge.values() if k is not None]
             sheet.knows.append((own, what, clock_flags(times_s)))
@@ -208,13 +210,16 @@ def _teach_gather(
 
 def _teach_keys(rng: np.random.Generator, sheet: Sheet, pads: list[dict[int, int]]) -> None:
     """Links look at the prompt's first token where there is no earlier event, and at no token that
-    does not watch."""
+    does not watch; such a token links nothing."""
     firsts = [min(own.values()) for own in pads]
     others = [first - back for first in firsts for back in (5, 3)]
     others += [int(rng.choice(list(own.values()))) for own in pads]
+    others += [column for column, what in sheet.holds.items() if what == THING]
     for head in (links.COMES, links.GOES):
-        sheet.links.append((head, True, NOTHING, (links.NOTHING_AT,)))
-        sheet.links += [(head, True, column, ()) for column in others]
+        # One of many that are no event, and looked at by every first coming.
+        sheet.links += [(head, True, NOTHING, {links.NOTHING_AT: 1})] * len(pads)
+        for is_key in (True, False):
+            sheet.links += [(head, is_key, column, {}) for column in others]
 
 
 class SpanLessons:
@@ -291,6 +296,7 @@ class SpanLessons:
         said = [NOTHING if step.said is None else base + step.said[0]]
         if row != lead:
             sheet.looks += [(0, 0, row, [row - 1]), (0, 1, row, [row - 2])]
+        sheet.links += [(head, False, row, {}) for head in (links.COMES, links.GOES)]
         sheet.looks += [(1, 0, row, [gather]), (1, 2, row, [lead])]
         sheet.looks.append((1, 3, row, said))
         last = self._maker.match_layer
