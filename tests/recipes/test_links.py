@@ -119,9 +119,15 @@ def test_links_are_learnt_and_their_gains_are_not(lesson: Lesson) -> None:
         trainer.optimizer.step(loss)
         sums.append([told[name] for name in names])
     assert all(last < 0.8 * first for first, last in zip(sums[0], sums[-1], strict=True))
-    attention = trainer.model.model.language_model.layers[links.LAYER].self_attn
-    for norm in (attention.q_norm, attention.k_norm):
-        assert torch.equal(norm.weight, torch.full((HEAD_DIM,), links.GAIN))
+    state = trainer.state()
+    norms = [f"layers.{links.LAYER}.self_attn.{part}_norm.weight" for part in "qk"]
+    del state["optimizer"]
+    for norm in norms:
+        assert torch.equal(state["text"][norm], torch.full((HEAD_DIM,), links.GAIN))
+        state["mean"][norm] = torch.ones(HEAD_DIM)
+    trainer.load(state)
+    for norm in norms:
+        assert torch.equal(trainer.state()["text"][norm], torch.full((HEAD_DIM,), links.GAIN))
 
 
 def test_links_begin_with_what_a_projection_can_tell(lesson: Lesson) -> None:

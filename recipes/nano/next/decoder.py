@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Qwen3VLForConditionalGeneration
-from transformers.models.qwen3_vl.modeling_qwen3_vl import rotate_half
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLayer, rotate_half
 
 from pipeline.lettering import ALPHABET, CODE_LENGTH
 from recipes.nano.codes import CODE_NORM, class_codes
@@ -73,26 +73,25 @@ def run(
     states = []
     for number, layer in enumerate(text.layers):
         asks = lesson.tail if number + 1 == len(text.layers) else 0
-        mixed, own = _attend(layer.self_attn, layer.input_layernorm(x), rope, bias, asks)
-        x = x[:, asks:] + mixed
-        watched.append(own._replace(mixed=x))
-        x = x + layer.mlp(layer.post_attention_layernorm(x))
+        own = _attend(layer, x, rope, bias, asks)
+        watched.append(own)
+        x = own.mixed + layer.mlp(layer.post_attention_layernorm(own.mixed))
         states.append(x)
     return [*states, text.norm(x)]
 
 
 def _attend(
-    attention: nn.Module,
-    x: Tensor,
-    rope: tuple[Tensor, Tensor],
-    bias: Tensor,
-    asks: int,
-) -> tuple[Tensor, Watched]:
-    """What columns from `asks` on get from all before them, and by which queries and keys."""
-    shape = (len(x), -1, HEADS, HEAD_DIM)
-    q = attention.q_norm(attention.q_proj(x[:, asks:]).view(shape)).transpose(1, 2)  # type: ignore[operator]
-    k = attention.k_norm(attention.k_proj(x).view(shape)).transpose(1, 2)  # type: ignore[operator]
-    v = attention.v_proj(x).view(shape).transpose(1, 2)  # type: ignore[operator]
+    layer: Qwen3VLTextDecoderLayer, x: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor, asks: int
+) -> Watched:
+    """Columns from `asks` on look at all before them."""
+    attention, known, shape = (
+        layer.self_attn,
+        layer.input_layernorm(x),
+        (len(x), -1, HEADS, HEAD_DIM),
+    )
+    q = attention.q_norm(attention.q_proj(known[:, asks:]).view(shape)).transpose(1, 2)
+    k = attention.k_norm(attention.k_proj(known).view(shape)).transpose(1, 2)
+    v = attention.v_proj(known).view(shape).transpose(1, 2)
     still_q, still_k = q, k
     with torch.autocast(x.device.type, enabled=False):
         cos, sin = (part[:, None].float() for part in rope)
@@ -102,8 +101,8 @@ def _attend(
     # Plain: backwards through the fused kernel with a bias takes twice as long on CPUs.
     scores = torch.matmul(q * HEAD_DIM**-0.5, k.mT).float() + bias[:, :, asks:]
     out = torch.matmul(scores.softmax(-1), v)
-    projected: Tensor = attention.o_proj(out.transpose(1, 2).flatten(2))  # type: ignore[operator]
-    return projected, Watched(q, k, still_q, still_k, projected)
+    mixed = x[:, asks:] + attention.o_proj(out.transpose(1, 2).flatten(2))
+    return Watched(q, k, still_q, still_k, mixed)
 
 
 def look_losses(
@@ -113,8 +112,8 @@ def look_losses(
     where it should look at all evenly, how far it is from that (Kullback–Leibler).
 
     Behind the first layer that place scores `margin` less than it does: what is told apart by a
-    hair here is mistaken where a million others are. Not so where a head looks evenly: things of
-    one pair are to be seen alike, and events of one thing differ by their distance alone.
+    hair here is mistaken where a million others are. Heads look evenly in the first
+    layer alone.
     """
     losses = {}
     # Taken apart once: the gradient of each single selection would fill all of it.
@@ -133,7 +132,7 @@ def look_losses(
             hit = scores.masked_fill(~wanted, SHUT).logsumexp(-1)
         missed = scores.logsumexp(-1) - hit
         # Pairs that show several things of a group are few among those that show one.
-        is_rare = (wanted.sum(-1) > 1) & (look.evenly and look.layer == 0)
+        is_rare = (wanted.sum(-1) > 1) & look.evenly
         weights = 1.0 + SEVERAL * is_rare
         name = "even" if look.evenly else "look"
         losses[f"{name}{look.layer}{look.head}"] = (missed * weights).sum() / weights.sum()

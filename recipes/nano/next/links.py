@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recipes.nano.next.shape import HEAD_DIM
+from recipes.nano.next.shape import HEAD_DIM, LAYERS
 from recipes.nano.pictures import CLASSES
 
 LAYER, COMES, GOES = 2, 0, 1
@@ -38,10 +38,12 @@ _ROOT = HEAD_DIM**0.5
 _RIDGE = 1e-4
 
 
-def hold_gains(attention: nn.Module) -> None:
-    """Keep the gains of the layer's queries and keys: `GAIN` in each number."""
+def hold_gains(layers: nn.ModuleList) -> None:
+    """Keep the gains of queries and keys where a layer links events: `GAIN` in each number."""
+    if len(layers) == LAYERS:
+        return
     for name in ("q_norm", "k_norm"):
-        gain = attention.get_submodule(name).get_parameter("weight")
+        gain = layers[LAYER].get_parameter(f"self_attn.{name}.weight")
         nn.init.constant_(gain, GAIN)
         gain.requires_grad_(False)
 

@@ -98,6 +98,7 @@ class Trainer:
             self.mean.n_averaged.fill_(1)
             self.optimizer.load_state_dict(state["optimizer"])
             self.alike = Alike(state["alike"])
+        links.hold_gains(text.layers)
 
     def seek_alike(self, kind: str, step: int, lesson: Lesson) -> None:
         """Find anew at which distances pairs look alike in lessons of this kind."""
@@ -158,8 +159,6 @@ def grown(text: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
             is_matched = "q_norm" in name or "k_norm" in name or "input_layernorm" in name
             before = name.replace(old, f"layers.{LAYERS - 2}.", 1)
             out[name] = (part if is_matched else text[before]).clone()
-            if "q_norm" in name or "k_norm" in name:
-                out[name] = torch.full_like(part, links.GAIN)
             if name.endswith(("o_proj.weight", "down_proj.weight")):
                 out[name] = torch.zeros_like(part)
     return out
@@ -173,8 +172,7 @@ def new_trainer(seed: int, lr: float, layers: int = LAYERS, device: str = "cpu")
     for layer, gain in zip(text.layers, FIRST_GAINS[: layers - 1] + FIRST_GAINS[-1:], strict=True):
         nn.init.constant_(layer.self_attn.q_norm.weight, gain)
         nn.init.constant_(layer.self_attn.k_norm.weight, gain)
-    if layers > LAYERS:
-        links.hold_gains(text.layers[links.LAYER].self_attn)
+    links.hold_gains(text.layers)
     own = list(text.layers.parameters())
     rest = [p for p in own if p.ndim < 2] + list(probes.parameters())
     rest += [text.embed_tokens.weight, text.norm.weight]
@@ -339,8 +337,8 @@ def main() -> None:
     parser.add_argument("--looking", type=float, default=0.3, help="weight of told looks")
     parser.add_argument("--knowing", type=float, default=0.25, help="weight of letters and times")
     parser.add_argument("--naming", type=float, default=0.5, help="weight of names of things")
-    parser.add_argument("--changing", type=float, default=3.0, help="weight of what comes and goes")
-    parser.add_argument("--linking", type=float, default=2.0, help="weight of what links hold")
+    parser.add_argument("--changing", type=float, default=5.0, help="weight of what comes and goes")
+    parser.add_argument("--linking", type=float, default=3.0, help="weight of what links hold")
     parser.add_argument("--name", default="decoder.pt")
     add_shared(parser)
     parser.add_argument("--spans", type=float, default=0.0, help="share of lessons about spans")

@@ -36,8 +36,7 @@ class Sheet:
     looks: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
     """(layer, head, row, columns): where a head should look, at any of them."""
     evens: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
-    """The same, at all of them evenly: at what a pair shows, and from what changes to when the same
-    thing last did."""
+    """The same, at all of them evenly: at what a pair shows."""
     links: list[tuple[int, bool, int, dict[int, int]]] = field(default_factory=list)
     """(head, whether as key, column, what is not 0): what a head that links events holds; see
     `links.wanted`."""
