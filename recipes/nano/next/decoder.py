@@ -84,11 +84,8 @@ def _attend(
     layer: Qwen3VLTextDecoderLayer, x: Tensor, rope: tuple[Tensor, Tensor], bias: Tensor, asks: int
 ) -> Watched:
     """Columns from `asks` on look at all before them."""
-    attention, known, shape = (
-        layer.self_attn,
-        layer.input_layernorm(x),
-        (len(x), -1, HEADS, HEAD_DIM),
-    )
+    attention, shape = layer.self_attn, (len(x), -1, HEADS, HEAD_DIM)
+    known = layer.input_layernorm(x)
     q = attention.q_norm(attention.q_proj(known[:, asks:]).view(shape)).transpose(1, 2)
     k = attention.k_norm(attention.k_proj(known).view(shape)).transpose(1, 2)
     v = attention.v_proj(known).view(shape).transpose(1, 2)
