@@ -8,6 +8,7 @@ there were many of it, by adding the logarithm of that number to its attention s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -230,11 +231,17 @@ def _looks(sheets: list[Sheet], total: int) -> tuple[Looks, ...]:
                 found.setdefault((layer, head, evenly), []).append((i, row, columns))
     out = []
     for (layer, head, evenly), rows in sorted(found.items()):
-        flat = [(k, column) for k, (_, _, columns) in enumerate(rows) for column in columns]
-        of, at = torch.tensor([(i, row) for i, row, _ in rows]).T
+        of, at = _columns([(i, row) for i, row, _ in rows])
+        wanted = _columns([(k, column) for k, (_, _, own) in enumerate(rows) for column in own])
         padded = _padded(of, at, len(sheets), total)
-        out.append(Looks(layer, head, of, at, *padded, torch.tensor(flat).T, total, evenly))
+        out.append(Looks(layer, head, of, at, *padded, wanted, total, evenly))
     return tuple(out)
+
+
+def _columns(pairs: list[tuple[int, int]]) -> Tensor:
+    """(2, pairs). By way of an array: a tensor of a long list takes three times as long."""
+    flat = np.fromiter(chain.from_iterable(pairs), np.int64, 2 * len(pairs))
+    return torch.from_numpy(flat).view(-1, 2).T
 
 
 def _padded(of: Tensor, at: Tensor, size: int, total: int) -> tuple[Tensor, Tensor]:
@@ -254,11 +261,12 @@ def _links(sheets: list[Sheet]) -> tuple[Links, ...]:
             found.setdefault((head, is_key), []).append((i, column, told))
     out = []
     for (head, is_key), rows in sorted(found.items()):
-        held = torch.zeros(len(rows), TOLD, dtype=torch.int8)
+        held = np.zeros((len(rows), TOLD), dtype=np.int8)
         for k, (_, _, told) in enumerate(rows):
-            held[k, list(told)] = torch.tensor(list(told.values()), dtype=torch.int8)
-        of, at = torch.tensor([(i, column) for i, column, _ in rows]).T
-        out.append(Links(head, is_key, of, at, held))
+            for number, value in told.items():
+                held[k, number] = value
+        of, at = _columns([(i, column) for i, column, _ in rows])
+        out.append(Links(head, is_key, of, at, torch.from_numpy(held)))
     return tuple(out)
 
 
@@ -272,7 +280,7 @@ def _knows(sheets: list[Sheet]) -> dict[int, Knows]:
             if asked == what
         ]
         if rows:
-            table = torch.tensor(rows)
+            table = torch.from_numpy(np.array(rows))
             out[what] = Knows(table[:, 0], table[:, 1], table[:, 2:])
     return out
 

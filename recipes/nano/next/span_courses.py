@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recipes.nano.next.courses import LATEST_S, Beside, Course, Floats, Ints, Shown
-from recipes.nano.next.groups import group_of
+from recipes.nano.next.groups import group_of, part_of
 from recipes.nano.pictures import CAST_SIZE, CLASSES
 
 FAR = 40_000
@@ -89,6 +89,9 @@ def _cast(rng: np.random.Generator) -> list[int]:
     if kind < 0.7:
         things = rng.permutation(len(CLASSES))
         own = [int(c) for c in things if group_of(c) == group_of(things[0])]
+        if kind < 0.5:  # By one head of it too: one cast of 15, left to chance.
+            part = part_of(own[0])
+            own = sorted(own, key=lambda thing: part_of(thing) != part)
         apart = [int(c) for c in things if c not in own]
         together = int(rng.integers(2, CAST_SIZE))
         return own[:together] + apart[: CAST_SIZE - together]

@@ -193,7 +193,8 @@ def _teach_gather(
     }
     seen_before = _shown(course, number - 1, group) if number else set()
     knows = [(own, SEEN, _flags(set(seen))), (own, EARLIER, _flags(seen_before))]
-    sheet.knows += knows * (RARE if seen_before != seen.keys() else 1)
+    is_shared = len({part_of(thing) for thing in seen}) < len(seen)
+    sheet.knows += knows * (RARE if is_shared or seen_before != seen.keys() else 1)
     for head in range(HEADS):
         columns = sorted({pads[at] for thing, at in seen.items() if part_of(thing) == head})
         # Not at nothing, which is as far from a small frame as from a large one: the pair before a
