@@ -14,7 +14,7 @@ from torch import Tensor
 from recipes.nano.next import links
 from recipes.nano.next.batch import Lesson, Loudness, join
 from recipes.nano.next.courses import worded_features
-from recipes.nano.next.decoder import Watched, lesson_loss, link_losses, run
+from recipes.nano.next.decoder import Watched, held_losses, lesson_loss, run
 from recipes.nano.next.lessons import LessonMaker
 from recipes.nano.next.retrieve import new_trainer
 from recipes.nano.next.shape import HEAD_DIM, LAYERS, ROPE_THETA
@@ -137,10 +137,10 @@ def test_links_begin_with_what_a_projection_can_tell(lesson: Lesson) -> None:
         watched: list[Watched] = []
         with torch.no_grad():
             run(trainer.model, lesson, watched)
-            return [float(value) for value in link_losses(watched, lesson).values()]
+            return [float(value) for value in held_losses(watched, lesson).values()]
 
     before = apart()
-    trainer.open_links([lesson])
+    trainer.open_held(links.LAYER, [lesson])
     after = apart()
     assert len(after) == 4
     assert all(b < 0.7 * a for a, b in zip(before, after, strict=True))

@@ -245,7 +245,7 @@ def test_distances_at_which_pairs_look_alike_are_found_and_taught(maker: LessonM
     look = Looks(1, 0, first, at, at[None], first, torch.tensor([[0], [2]]), total=6)
     _, lesson = joined(maker, range(1), Loudness(0, 0, 0))
     found = alike_distances(
-        [Watched(*[same] * 5)] * 2, replace(lesson, looks=(look,)), inv_freq, 50
+        [Watched(*[same] * 6)] * 2, replace(lesson, looks=(look,)), inv_freq, 50
     )
     assert len(found) == 50
     assert all(abs(d / turn - round(d / turn)) < 0.02 for d in found)

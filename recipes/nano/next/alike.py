@@ -1,9 +1,7 @@
-"""Distances at which pairs look alike. A head of the second layer, and those of the first that
-gather what a pair shows of a group, know a pair by where it stands, in numbers that all turn; a
-long video has a pair at every distance and a lesson hardly any. A code was taken for one of the
-same pair because it stood 1,456 positions before, and a thing of 3,436 positions before was seen in
-a pair that shows nothing. So the worst distances are computed from the heads' own queries and keys,
-and lessons stand so far apart.
+"""Distances at which pairs look alike. A head of the second layer knows a pair by where it
+stands, in numbers that all turn; a long video has a pair at every distance and a lesson hardly any.
+A code was taken for one of the same pair because it stood 1,456 positions before. So the worst
+distances are computed from the head's own queries and keys, and lessons stand so far apart.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from recipes.nano.next.batch import Lesson, Looks
+from recipes.nano.next.batch import Lesson
 from recipes.nano.next.decoder import Watched
 from recipes.nano.next.shape import FAR, HEAD_DIM
 from recipes.nano.next.sheet import NOTHING
@@ -24,8 +22,7 @@ distances each has."""
 NEAREST = 10
 """Positions from a pair to the next one, at least."""
 WATCHED = (1, 0)
-"""Layer and head that joins what one pair shows, or looks at the pair before. Heads that gather are
-those that look evenly."""
+"""Layer and head that joins what one pair shows, or looks at the pair before."""
 
 _MOST_ROWS = 64
 
@@ -57,30 +54,21 @@ class Alike:
 def alike_distances(
     watched: list[Watched], lesson: Lesson, inv_freq: Tensor, count: int = COUNT
 ) -> list[int]:
-    """At most `count` distances in positions at which a watched head comes nearest to taking a pair
-    that stands so far before for the one it should look at, as many of each head. Rows of answers
-    are left out: they look at their question.
+    """The `count` distances in positions at which the watched head comes nearest to taking a pair
+    that stands so far before for the one it should look at. Rows of answers are left out: they look
+    at their question.
     """
-    looks = [one for one in lesson.looks if one.evenly or (one.layer, one.head) == WATCHED]
-    scored = [_scores(watched, lesson, look, inv_freq) for look in looks]
-    scores = [own for own in scored if own is not None]
-    nearest = [own.topk(count // len(scores)).indices.tolist() for own in scores]
-    return sorted({distance for own in nearest for distance in own})
-
-
-def _scores(watched: list[Watched], lesson: Lesson, look: Looks, inv_freq: Tensor) -> Tensor | None:
-    """(FAR,): of what a head should look at alone, were it so many positions farther away; None: it
-    looks at nothing."""
-    query, key = watched[look.layer].q, watched[look.layer].k
+    layer, head = WATCHED
+    query, key = watched[layer].q, watched[layer].k
+    (look,) = (one for one in lesson.looks if (one.layer, one.head) == WATCHED)
     # The prompt's first token stands for nothing.
     wanted = look.wanted()
     is_meant = (wanted.sum(1) == 1) & ~wanted[:, NOTHING] & (look.at < lesson.tail)
     rows = is_meant.nonzero()[:_MOST_ROWS, 0]
     if not len(rows):
-        return None
+        return []
     of, at, columns = look.of[rows], look.at[rows], wanted[rows].float().argmax(1)
-    own = query[of, look.head, at].detach().float()
-    theirs = key[of, look.head, columns].detach().float()
+    own, theirs = query[of, head, at].detach().float(), key[of, head, columns].detach().float()
     # Moved by d positions, the score is a sum of cosines and sines of d.
     half = HEAD_DIM // 2
     a, b = own[:, :half], own[:, half:]
@@ -90,4 +78,4 @@ def _scores(watched: list[Watched], lesson: Lesson, look: Looks, inv_freq: Tenso
     angles = distances[:, None] * inv_freq.double()
     scores = angles.cos() @ even.double() + angles.sin() @ odd.double()
     scores[:NEAREST] = -torch.inf
-    return scores
+    return sorted(scores.topk(count).indices.tolist())

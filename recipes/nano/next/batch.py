@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recipes.nano.next.links import TOLD
+from recipes.nano.next import gathers, links
+from recipes.nano.next.groups import GROUPS
 from recipes.nano.next.shape import ID
 from recipes.nano.next.sheet import LETTERS, Sheet
 
@@ -53,8 +54,6 @@ class Looks:
     """(2, wanted) rows and columns of `wanted`."""
     total: int
     """N."""
-    evenly: bool = False
-    """At all that is wanted alike, not just at any of it."""
 
     def wanted(self) -> Tensor:
         """(rows, N) bool."""
@@ -74,15 +73,16 @@ class Knows:
 
 
 @dataclass(frozen=True, slots=True)
-class Links:
-    """Tokens whose queries or keys of one head are told, as in `links`."""
+class Held:
+    """Tokens whose queries or keys of one head are told, as in `gathers` and `links`."""
 
+    layer: int
     head: int
     is_key: bool
     of: Tensor
     at: Tensor
     told: Tensor
-    """(tokens, `links.TOLD`), see `links.wanted`."""
+    """(tokens, parts), see `wanted` of either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ class Lesson:
     """(others, 3): sequence, column from `tail` on, and a token that is as right as the label."""
     weights: Tensor
     looks: tuple[Looks, ...]
-    links: tuple[Links, ...]
+    held: tuple[Held, ...]
     knows: dict[int, Knows]
 
     def right_tokens(self, words: int) -> Tensor:
@@ -185,7 +185,10 @@ def join(sheets: list[Sheet], features: list[Tensor], loudness: list[Loudness]) 
         ).view(-1, 3),
         weights[:, tail:],
         _looks(sheets, total),
-        _links(sheets),
+        (
+            *_held([sheet.gathers for sheet in sheets], gathers.LAYER, GROUPS),
+            *_held([sheet.links for sheet in sheets], links.LAYER, links.TOLD),
+        ),
         _knows(sheets),
     )
 
@@ -224,17 +227,16 @@ def _bias(owner: Tensor, loudness: Tensor) -> Tensor:
 
 
 def _looks(sheets: list[Sheet], total: int) -> tuple[Looks, ...]:
-    found: dict[tuple[int, int, bool], list[tuple[int, int, list[int]]]] = {}
+    found: dict[tuple[int, int], list[tuple[int, int, list[int]]]] = {}
     for i, sheet in enumerate(sheets):
-        for evenly, looks in ((False, sheet.looks), (True, sheet.evens)):
-            for layer, head, row, columns in looks:
-                found.setdefault((layer, head, evenly), []).append((i, row, columns))
+        for layer, head, row, columns in sheet.looks:
+            found.setdefault((layer, head), []).append((i, row, columns))
     out = []
-    for (layer, head, evenly), rows in sorted(found.items()):
+    for (layer, head), rows in sorted(found.items()):
         of, at = _columns([(i, row) for i, row, _ in rows])
         wanted = _columns([(k, column) for k, (_, _, own) in enumerate(rows) for column in own])
         padded = _padded(of, at, len(sheets), total)
-        out.append(Looks(layer, head, of, at, *padded, wanted, total, evenly))
+        out.append(Looks(layer, head, of, at, *padded, wanted, total))
     return tuple(out)
 
 
@@ -254,20 +256,22 @@ def _padded(of: Tensor, at: Tensor, size: int, total: int) -> tuple[Tensor, Tens
     return padded.view(size, most), number
 
 
-def _links(sheets: list[Sheet]) -> tuple[Links, ...]:
+def _held(
+    told_of: list[list[tuple[int, bool, int, dict[int, int]]]], layer: int, parts: int
+) -> list[Held]:
     found: dict[tuple[int, bool], list[tuple[int, int, dict[int, int]]]] = {}
-    for i, sheet in enumerate(sheets):
-        for head, is_key, column, told in sheet.links:
+    for i, rows_of in enumerate(told_of):
+        for head, is_key, column, told in rows_of:
             found.setdefault((head, is_key), []).append((i, column, told))
     out = []
     for (head, is_key), rows in sorted(found.items()):
-        held = np.zeros((len(rows), TOLD), dtype=np.int8)
+        table = np.zeros((len(rows), parts), dtype=np.int8)
         for k, (_, _, told) in enumerate(rows):
             for number, value in told.items():
-                held[k, number] = value
+                table[k, number] = value
         of, at = _columns([(i, column) for i, column, _ in rows])
-        out.append(Links(head, is_key, of, at, torch.from_numpy(held)))
-    return tuple(out)
+        out.append(Held(layer, head, is_key, of, at, torch.from_numpy(table)))
+    return out
 
 
 def _knows(sheets: list[Sheet]) -> dict[int, Knows]:

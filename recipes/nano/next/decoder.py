@@ -12,9 +12,9 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLay
 
 from pipeline.lettering import ALPHABET, CODE_LENGTH
 from recipes.nano.codes import CODE_NORM, class_codes
-from recipes.nano.next import links
+from recipes.nano.next import gathers, links
 from recipes.nano.next.asked import CLOCK_SIZES
-from recipes.nano.next.batch import SHUT, Lesson
+from recipes.nano.next.batch import SHUT, Held, Lesson
 from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN
 from recipes.nano.next.sheet import (
     CHANGED,
@@ -38,20 +38,19 @@ EVEN = (SEEN, EARLIER)
 """Known as strongly whatever else is: what changes is the difference of the two."""
 SAME = {NEXT_COMING: COMING, NEXT_GOING: GOING}
 """Known in the same form, so that one can be matched with the other."""
-SEVERAL = 15.0
-"""By how much a pair that shows several things of a group weighs more than one that shows one."""
-EVENLY = 8.0
-"""Weight of even looks, of which there are few, against others."""
+LOUDER = 5.0
+"""Times that what heads hold in the first layer is told: they have other tasks in other tokens."""
 
 
 class Watched(NamedTuple):
-    """Queries (B, heads, N − tail in the last layer, head_dim) and keys of a layer, and both before
-    they are turned by where they stand."""
+    """Queries (B, heads, N − tail in the last layer, head_dim) and keys of a layer, both before
+    they are turned by where they stand, and what they are projected from, (B, N, hidden)."""
 
     q: Tensor
     k: Tensor
     still_q: Tensor
     still_k: Tensor
+    known: Tensor
     mixed: Tensor
     """(B, N, hidden) what tokens hold once they have looked, before they think about it."""
 
@@ -99,18 +98,16 @@ def _attend(
     scores = torch.matmul(q * HEAD_DIM**-0.5, k.mT).float() + bias[:, :, asks:]
     out = torch.matmul(scores.softmax(-1), v)
     mixed = x[:, asks:] + attention.o_proj(out.transpose(1, 2).flatten(2))
-    return Watched(q, k, still_q, still_k, mixed)
+    return Watched(q, k, still_q, still_k, known, mixed)
 
 
 def look_losses(
     watched: list[Watched], lesson: Lesson, bias: Tensor, margin: float = 0.0
 ) -> dict[str, Tensor]:
-    """−log of the attention that each told head gives to where it should look, the mean of each;
-    where it should look at all evenly, how far it is from that (Kullback–Leibler).
+    """−log of the attention that each told head gives to where it should look, the mean of each.
 
     Behind the first layer that place scores `margin` less than it does: what is told apart by a
-    hair here is mistaken where a million others are. Heads look evenly in the first
-    layer alone.
+    hair here is mistaken where a million others are.
     """
     losses = {}
     # Taken apart once: the gradient of each single selection would fill all of it.
@@ -121,33 +118,37 @@ def look_losses(
         rows = query.gather(1, columns[..., None].expand(-1, -1, HEAD_DIM))
         own = (rows @ key.mT).flatten(0, 1).index_select(0, look.number)
         scores, wanted = own * HEAD_DIM**-0.5 + bias[look.of, 0, look.at], look.wanted()
-        if look.evenly:
-            count = wanted.sum(-1)
-            hit = (scores * wanted).sum(-1) / count + count.log()
-        else:
-            scores = scores - (margin if look.layer else 0.0) * wanted
-            hit = scores.masked_fill(~wanted, SHUT).logsumexp(-1)
-        missed = scores.logsumexp(-1) - hit
-        # Pairs that show several things of a group are few among those that show one.
-        is_rare = (wanted.sum(-1) > 1) & look.evenly
-        weights = 1.0 + SEVERAL * is_rare
-        name = "even" if look.evenly else "look"
-        losses[f"{name}{look.layer}{look.head}"] = (missed * weights).sum() / weights.sum()
+        scores = scores - (margin if look.layer else 0.0) * wanted
+        hit = scores.masked_fill(~wanted, SHUT).logsumexp(-1)
+        losses[f"look{look.layer}{look.head}"] = (scores.logsumexp(-1) - hit).mean()
     return losses
 
 
-def link_losses(watched: list[Watched], lesson: Lesson) -> dict[str, Tensor]:
+def held_losses(watched: list[Watched], lesson: Lesson) -> dict[str, Tensor]:
     """Squared distances of queries and keys to what they are told to hold, both of length 1: the
-    mean of those with an event and that of the others, which are many, count alike."""
+    mean of those with a thing and that of the others, which are many, count alike."""
     losses = {}
-    for link in lesson.links:
-        own = watched[links.LAYER].still_k if link.is_key else watched[links.LAYER].still_q
-        held = F.normalize(own[link.of, link.head, link.at].float(), dim=-1)
-        apart = (held - links.wanted(link.told, is_key=link.is_key)).square().sum(-1)
-        is_event = link.told[:, : links.NOTHING_AT].abs().amax(1).float()
-        parts = [(apart * w).sum() / w.sum().clamp_min(1) for w in (is_event, 1 - is_event)]
-        losses[f"{'key' if link.is_key else 'ask'}{link.head}"] = parts[0] + parts[1]
+    for one in lesson.held:
+        layer = watched[one.layer]
+        own = (layer.still_k if one.is_key else layer.still_q)[one.of, one.head, one.at]
+        apart = (F.normalize(own.float(), dim=-1) - wanted(one)).square().sum(-1)
+        is_thing = is_about_things(one).float()
+        parts = [(apart * w).sum() / w.sum().clamp_min(1) for w in (is_thing, 1 - is_thing)]
+        losses[f"{'key' if one.is_key else 'ask'}{one.layer}{one.head}"] = parts[0] + parts[1]
     return losses
+
+
+def wanted(one: Held) -> Tensor:
+    """(rows, HEAD_DIM) of length 1: what these queries or keys are told to hold."""
+    if one.layer == gathers.LAYER:
+        return gathers.wanted(one.told, is_key=one.is_key)
+    return links.wanted(one.told, is_key=one.is_key)
+
+
+def is_about_things(one: Held) -> Tensor:
+    """(rows,) bool."""
+    things = one.told if one.layer == gathers.LAYER else one.told[:, : links.NOTHING_AT]
+    return things.abs().amax(1) > 0
 
 
 class Probes(nn.Module):
@@ -245,14 +246,15 @@ def lesson_loss(
     answer = (missed * weights).sum() / weights.sum()
     looks = look_losses(watched, lesson, bias, margin)
     knows = probes.losses(layers, watched, lesson)
-    held = link_losses(watched, lesson)
+    held = held_losses(watched, lesson)
     helped = torch.zeros_like(answer)
-    for name, value in looks.items():
-        helped = helped + looking * (EVENLY if name.startswith("even") else 1.0) * value
+    for value in looks.values():
+        helped = helped + looking * value
     for name, value in knows.items():
         helped = helped + weight_of.get(name, naming) * value
-    for value in held.values():
-        helped = helped + linking * value
+    for name, value in held.items():
+        louder = LOUDER if name[3] == str(gathers.LAYER) else 1.0
+        helped = helped + linking * louder * value
     free = weights > 0.5
     said = logits.argmax(-1, keepdim=True)
     right = is_right.gather(1, said)[free].float().mean()

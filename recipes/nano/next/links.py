@@ -9,10 +9,10 @@ Left to what a head should look at, these cosines are not found by training, and
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from recipes.nano.next.shape import HEAD_DIM, LAYERS
+from recipes.nano.next.shape import HEAD_DIM
 from recipes.nano.pictures import CLASSES
 
 LAYER, COMES, GOES = 2, 0, 1
@@ -35,17 +35,6 @@ _SLOW = [*range(_HALF - 19, _HALF), *range(HEAD_DIM - 19, HEAD_DIM)]
 """Numbers that turn by less than a quarter of a radian over 32K tokens: one for each thing, one for
 nothing, and one for keys that are not looked at."""
 _ROOT = HEAD_DIM**0.5
-_RIDGE = 1e-4
-
-
-def hold_gains(layers: nn.ModuleList) -> None:
-    """Keep the gains of queries and keys where a layer links events: `GAIN` in each number."""
-    if len(layers) == LAYERS:
-        return
-    for name in ("q_norm", "k_norm"):
-        gain = layers[LAYER].get_parameter(f"self_attn.{name}.weight")
-        nn.init.constant_(gain, GAIN)
-        gain.requires_grad_(False)
 
 
 def wanted(told: Tensor, *, is_key: bool) -> Tensor:
@@ -71,14 +60,3 @@ def wanted(told: Tensor, *, is_key: bool) -> Tensor:
     out[:, _SLOW[NOTHING_AT]] = (rest * (is_nothing if is_key else 1 - is_nothing))[:, 0]
     out[:, _SLOW[NOTHING_AT + 1]] = (rest * (1 - is_nothing) * is_key)[:, 0]
     return F.normalize(out, dim=1)
-
-
-def fitted(known: Tensor, told: Tensor, *, is_key: bool) -> Tensor:
-    """(HEAD_DIM, hidden): the projection that comes nearest to what is wanted, by least squares in
-    which events count as much as all else. `known` (rows, hidden) is what it is applied to."""
-    is_event = told[:, :NOTHING_AT].abs().amax(1) > 0
-    weights = torch.where(is_event, 1 / is_event.sum(), 1 / (~is_event).sum())[:, None]
-    own = wanted(told, is_key=is_key) * _ROOT * GAIN
-    both = known.T @ (weights * known) + _RIDGE * torch.eye(known.shape[1], device=known.device)
-    found: Tensor = torch.linalg.solve(both, known.T @ (weights * own)).T
-    return found

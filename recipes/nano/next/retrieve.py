@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import Qwen3VLForConditionalGeneration
 
 from recipes.nano.network import new_model
-from recipes.nano.next import links
+from recipes.nano.next import gathers, links
 from recipes.nano.next import tokenizer as tokenizer_step
 from recipes.nano.next.alike import Alike, alike_distances
 from recipes.nano.next.asked import ABSENT, EVEN_ODDS, FIRST_ODDS, MORE_ABSENT
@@ -28,6 +28,7 @@ from recipes.nano.next.courses import draw_course, worded_features
 from recipes.nano.next.decoder import Probes, Watched, lesson_loss, run
 from recipes.nano.next.device import moved
 from recipes.nano.next.drawn import DrawnAhead
+from recipes.nano.next.held import hold_gains, open_layer
 from recipes.nano.next.lessons import HEADS_OF, LessonMaker
 from recipes.nano.next.progress import Loop, add_shared, rate
 from recipes.nano.next.recall import with_recall
@@ -43,7 +44,7 @@ TOKENS_PER_PAIR, TOKENS_PER_QUESTION = 14, 26
 SPAN_QUESTIONS, TOKENS_PER_SPAN_QUESTION = 4, 50
 CODES, SPANS = "codes", "spans"
 """Kinds of lessons."""
-LINK_LESSONS = 60
+FITTING_LESSONS = 80
 SPAN_PAIRS = (5, 100)
 SPAN_TOKENS = 32_768
 """Of the longest video in which spans are asked for."""
@@ -98,7 +99,7 @@ class Trainer:
             self.mean.n_averaged.fill_(1)
             self.optimizer.load_state_dict(state["optimizer"])
             self.alike = Alike(state["alike"])
-        links.hold_gains(text.layers)
+        hold_gains(text.layers)
 
     def seek_alike(self, kind: str, step: int, lesson: Lesson) -> None:
         """Find anew at which distances pairs look alike in lessons of this kind."""
@@ -115,22 +116,16 @@ class Trainer:
         numbers = torch.tensor([own.ids[0] for own in encoded])
         text.load_state_dict(with_recall(text.state_dict(), numbers))
 
-    def open_links(self, lessons: list[Lesson]) -> None:
-        """Let links begin with what a projection can tell of events already; see `links`."""
+    def open_held(self, layer: int, lessons: list[Lesson]) -> None:
+        """Let heads of this layer begin with what a projection can tell already; see `held`."""
         text = self.model.model.language_model
-        layer = text.layers[links.LAYER]
-        told: dict[tuple[int, bool], list[tuple[Tensor, Tensor]]] = {}
+        known = []
         with torch.no_grad():
             for lesson in lessons:
-                known = layer.input_layernorm(run(self.model, lesson, [])[links.LAYER - 1])
-                for link in lesson.links:
-                    own = known[link.of, link.at], link.told
-                    told.setdefault((link.head, link.is_key), []).append(own)
-            for (head, is_key), parts in told.items():
-                inputs, told_of = (torch.cat(part) for part in zip(*parts, strict=True))
-                projection = layer.self_attn.k_proj if is_key else layer.self_attn.q_proj
-                fitted = links.fitted(inputs, told_of, is_key=is_key)
-                projection.weight[head * HEAD_DIM : (head + 1) * HEAD_DIM] = fitted
+                watched: list[Watched] = []
+                run(self.model, lesson, watched)
+                known.append((watched[layer].known, lesson))
+            open_layer(text.layers, layer, known)
 
     def begin_as_published(self) -> None:
         """The decoder of the checkpoint in use; probes and optimiser begin anew."""
@@ -172,7 +167,7 @@ def new_trainer(seed: int, lr: float, layers: int = LAYERS, device: str = "cpu")
     for layer, gain in zip(text.layers, FIRST_GAINS[: layers - 1] + FIRST_GAINS[-1:], strict=True):
         nn.init.constant_(layer.self_attn.q_norm.weight, gain)
         nn.init.constant_(layer.self_attn.k_norm.weight, gain)
-    links.hold_gains(text.layers)
+    hold_gains(text.layers)
     own = list(text.layers.parameters())
     rest = [p for p in own if p.ndim < 2] + list(probes.parameters())
     rest += [text.embed_tokens.weight, text.norm.weight]
@@ -277,10 +272,13 @@ class Plan:
             return draw_span_lesson(rng, SpanLessons(self.later), pairs=(16, 60), **sizes)
         return draw_lesson(rng, self.later, pairs=(16, 32), **sizes)
 
-    def links(self, number: int) -> Lesson:
-        """A lesson that links are fitted to."""
-        rng, lessons = np.random.default_rng((89, number)), SpanLessons(self.later)
-        return draw_span_lesson(rng, lessons, pairs=(16, 90), tokens=5000, loudest=LOUDEST[SPANS])
+    def fitting(self, number: int) -> Lesson:
+        """A lesson that heads are fitted to."""
+        rng, kind = np.random.default_rng((89, number)), CODES if number % 4 == 3 else SPANS
+        sizes: dict[str, Any] = {"tokens": 5000, "loudest": LOUDEST[kind]}
+        if kind == CODES:
+            return draw_lesson(rng, self.later, pairs=(3, 28), **sizes)
+        return draw_span_lesson(rng, SpanLessons(self.later), pairs=(16, 90), **sizes)
 
     def draw(self, rng: np.random.Generator, told: tuple[int, list[int]]) -> Lesson:
         """The lesson of a step, given at which distances pairs look alike."""
@@ -338,15 +336,22 @@ def main() -> None:
     parser.add_argument("--knowing", type=float, default=0.25, help="weight of letters and times")
     parser.add_argument("--naming", type=float, default=0.5, help="weight of names of things")
     parser.add_argument("--changing", type=float, default=5.0, help="weight of what comes and goes")
-    parser.add_argument("--linking", type=float, default=3.0, help="weight of what links hold")
+    parser.add_argument("--linking", type=float, default=3.0, help="weight of what heads hold")
     parser.add_argument("--name", default="decoder.pt")
     add_shared(parser)
     parser.add_argument("--spans", type=float, default=0.0, help="share of lessons about spans")
     parser.add_argument("--recall", action="store_true", help="begin as `recall` opens links")
-    parser.add_argument("--links", action="store_true", help="begin as `links` fits them")
+    parser.add_argument(
+        "--fitted",
+        type=int,
+        nargs="*",
+        default=(),
+        choices=(gathers.LAYER, links.LAYER),
+        help="layers that begin with what fits what `gathers` and `links` tell",
+    )
     options = parser.parse_args()
-    if (options.recall or options.links) and not options.spans:
-        parser.error("--recall and --links are about spans: give their share as --spans")
+    if (options.recall or options.fitted) and not options.spans:
+        parser.error("--recall and --fitted are about spans: give their share as --spans")
     torch.set_num_threads(options.threads)
     RUNS.mkdir(parents=True, exist_ok=True)
     plan = Plan(
@@ -357,8 +362,9 @@ def main() -> None:
     loop.resume(options.begin, trainer.begin_as_published)
     if options.recall and not loop.step:
         trainer.open_recall(plan.tokenizer)
-    if options.links and not loop.step:
-        trainer.open_links([moved(plan.links(n), options.device) for n in range(LINK_LESSONS)])
+    for layer in options.fitted if not loop.step else ():
+        lessons = [moved(plan.fitting(n), options.device) for n in range(FITTING_LESSONS)]
+        trainer.open_held(layer, lessons)
 
     def one(_rng: np.random.Generator, step: int) -> dict[str, float]:
         share, kind = plan.share(step), plan.kind(step)

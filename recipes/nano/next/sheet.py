@@ -35,11 +35,11 @@ class Sheet:
     weights: dict[int, float] = field(default_factory=dict)
     looks: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
     """(layer, head, row, columns): where a head should look, at any of them."""
-    evens: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
-    """The same, at all of them evenly: at what a pair shows."""
     links: list[tuple[int, bool, int, dict[int, int]]] = field(default_factory=list)
     """(head, whether as key, column, what is not 0): what a head that links events holds; see
     `links.wanted`."""
+    gathers: list[tuple[int, bool, int, dict[int, int]]] = field(default_factory=list)
+    """The same of a head that gathers; see `gathers.wanted`."""
     knows: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
     """(column, what, classes): what a token should know before the last layer."""
     exempt: list[tuple[int, list[int]]] = field(default_factory=list)

@@ -48,6 +48,7 @@ HEAD_OF = {NEXT_COMING: 2, NEXT_GOING: 3}
 all that its head matches within one norm: things often come as another goes."""
 RARE = 5
 """Times that what changes is told: a mean over all pairs hides the few in which something does."""
+_IN_FULL = 0.9
 PHRASES = (("a {}", 0.7), ("{}", 0.15), ("the {}", 0.15))
 
 
@@ -186,27 +187,35 @@ def _teach_gather(
     seen as half of each, and what is seen of the one depends on the other."""
     shown = course.pairs[number]
     written = {*shown.things_at, *(one.at for one in course.beside[number])}
-    seen = {
-        thing: at
-        for thing, at in zip(shown.things, shown.things_at, strict=True)
-        if group_of(thing) == group
-    }
+    seen = _shown(course, number, group)
     seen_before = _shown(course, number - 1, group) if number else set()
-    knows = [(own, SEEN, _flags(set(seen))), (own, EARLIER, _flags(seen_before))]
+    knows = [(own, SEEN, _flags(seen)), (own, EARLIER, _flags(seen_before))]
     is_shared = len({part_of(thing) for thing in seen}) < len(seen)
-    sheet.knows += knows * (RARE if is_shared or seen_before != seen.keys() else 1)
+    sheet.knows += knows * (RARE if is_shared or seen_before != seen else 1)
     for head in range(HEADS):
-        columns = sorted({pads[at] for thing, at in seen.items() if part_of(thing) == head})
-        # Not at nothing, which is as far from a small frame as from a large one: the pair before a
-        # small one is nearer than what a large one shows, and was seen where a thing had gone.
-        is_left = any(part_of(thing) == head for thing in seen_before - seen.keys())
-        look = (0, head, own, columns or list(pads.values()))
-        (sheet.evens if columns else sheet.looks).extend([look] * (RARE if is_left else 1))
+        # Anywhere in the pair: what the head holds says where, and told a place of its own at each
+        # time it held less.
+        sheet.looks.append((0, head, own, list(pads.values())))
+        sheet.gathers.append((head, False, own, {group: 1}))
     sheet.exempt.append((own, list(pads.values())))
     blank = [column for at, column in pads.items() if at not in written]
     if blank:
         left_out = tokens - len(pads)
         sheet.crowds.append((own, blank, (left_out + len(blank)) / len(blank)))
+
+
+def _teach_pictures(sheet: Sheet, course: Course, number: int, pads: dict[int, int]) -> None:
+    """What each picture's token shows; that which shows a thing in part is left alone."""
+    shown = course.pairs[number]
+    held = list(zip(shown.things, shown.things_at, course.strengths[number], strict=True))
+    held += [(one.thing, one.at, one.strength) for one in course.beside[number]]
+    for at, column in pads.items():
+        own = [(thing, strength) for thing, place, strength in held if place == at]
+        for head in range(HEADS):
+            strengths = [s for thing, s in own if part_of(thing) == head]
+            if all(strength >= _IN_FULL for strength in strengths):
+                groups = {group_of(thing): 1 for thing, _ in own if part_of(thing) == head}
+                sheet.gathers.append((head, True, column, groups))
 
 
 def _teach_keys(rng: np.random.Generator, sheet: Sheet, pads: list[dict[int, int]]) -> None:
@@ -245,6 +254,8 @@ class SpanLessons:
         for watch in watches:
             for number, own in enumerate(pads[: len(watch.columns)]):
                 _teach_watcher(sheet, drawn, edges, watch, number, own, tokens)
+        for number, own_pads in enumerate(pads):
+            _teach_pictures(sheet, drawn.course, number, own_pads)
         _teach_keys(rng, sheet, pads)
         shown = [int(thing) for thing in rng.permutation(list(drawn.spans))]
         for number in range(questions):

@@ -1,0 +1,86 @@
+"""Step 2d: layers whose heads are told what their queries and keys hold begin with it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recipes.nano.next import gathers, links
+from recipes.nano.next.batch import Held, Lesson
+from recipes.nano.next.decoder import is_about_things, wanted
+from recipes.nano.next.shape import HEAD_DIM, LAYERS
+
+GAINS = {gathers.LAYER: gathers.GAIN, links.LAYER: links.GAIN}
+_RIDGE = 1e-4
+_OTHER, _ENDED = 2, -1000
+"""Kind of a token that is told nothing, beside those told of a thing and of none; owner of what
+stands behind a row's end."""
+_LESS = 10
+"""Times that others count less."""
+_Rows = tuple[Tensor, Tensor, Tensor]
+"""What is projected, what it should be, and the kind of each row."""
+
+
+def hold_gains(layers: nn.ModuleList) -> None:
+    """Keep the gains of queries and keys of these layers alike in all numbers, and their
+    projections as what they project to points now."""
+    if len(layers) == LAYERS:
+        return
+    for number, held in GAINS.items():
+        for part in "qk":
+            gain = layers[number].get_parameter(f"self_attn.{part}_norm.weight")
+            projection = layers[number].get_parameter(f"self_attn.{part}_proj.weight")
+            with torch.no_grad():
+                projection.view(-1, HEAD_DIM, projection.shape[1]).mul_(gain[:, None] / gain.mean())
+            nn.init.constant_(gain, held)
+            gain.requires_grad_(False)
+
+
+def open_layer(layers: nn.ModuleList, number: int, lessons: list[tuple[Tensor, Lesson]]) -> None:
+    """Begin with what projections of a layer can tell already of what they project, (B, N, hidden)
+    of each lesson, by least squares: tokens that are told of a thing and those that are told of
+    none count alike.
+
+    In the first layer, which projects what tokens are by themselves, all others go on to hold what
+    they do, and count a little.
+    """
+    for is_key, name in ((False, "q_proj"), (True, "k_proj")):
+        projection = layers[number].get_parameter(f"self_attn.{name}.weight")
+        parts: dict[int, list[_Rows]] = {}
+        for known, lesson in lessons:
+            told = [one for one in lesson.held if (one.layer, one.is_key) == (number, is_key)]
+            for one in told:
+                own = known[one.of, one.at]
+                parts.setdefault(one.head, []).append(
+                    (own, wanted(one), is_about_things(one).long())
+                )
+            if number == gathers.LAYER:
+                own = known[_others(lesson, told, is_key=is_key)]
+                now = F.normalize((own @ projection.T).view(len(own), -1, HEAD_DIM), dim=-1)
+                for head in range(now.shape[1]):
+                    ones = torch.full((len(own),), _OTHER, device=own.device)
+                    parts.setdefault(head, []).append((own, now[:, head], ones))
+        for head, rows in parts.items():
+            inputs, wishes, kinds = (torch.cat(part) for part in zip(*rows, strict=True))
+            own_rows = slice(head * HEAD_DIM, (head + 1) * HEAD_DIM)
+            projection[own_rows] = _fitted(inputs, wishes * HEAD_DIM**0.5, kinds)
+
+
+def _others(lesson: Lesson, told: list[Held], *, is_key: bool) -> Tensor:
+    """(B, N) bool. No picture's key: they are told, but for those that show a thing in part."""
+    others = lesson.bias.owner > _ENDED
+    for one in told:
+        others[one.of, one.at] = False
+    return others & ~lesson.visual if is_key else others
+
+
+def _fitted(inputs: Tensor, wishes: Tensor, kinds: Tensor) -> Tensor:
+    """(outputs, inputs) of a projection; rows of each kind count as much as all of another."""
+    counts = kinds.bincount(minlength=_OTHER + 1).clamp_min(1)
+    counts[_OTHER] *= _LESS
+    weights = (1 / counts)[kinds][:, None]
+    both = inputs.T @ (weights * inputs)
+    both += _RIDGE * torch.eye(len(both), device=both.device)
+    found: Tensor = torch.linalg.solve(both, inputs.T @ (weights * wishes)).T
+    return found
