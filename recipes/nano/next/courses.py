@@ -20,6 +20,9 @@ from recipes.nano.pictures import CLASSES
 LATEST_S = 9999.0
 NOISE = (0.006, 0.08)
 """Of a number of a feature, from–to; the tower's own is 0.009 on ground."""
+GHOST_ODDS = 0.2
+"""Of a thing half seen where things are known to show by more than that: a tower does so in one of
+40 pairs, up to 0.65."""
 WEAK_ODDS = 0.06
 """Share of codes of which one letter is faint."""
 ALIKE_ODDS = 0.5
@@ -171,6 +174,12 @@ def worded_features(rng: np.random.Generator, course: Course) -> Tensor:
             rows[place[at]] += _CLASS_CODES[thing] * strength_k
         if rng.uniform() < 0.1:  # Something half seen where nothing is.
             rows[int(rng.integers(len(rows)))] += _ghost(rng)
+        if course.strengths and rng.uniform() < GHOST_ODDS:
+            ghost = int(rng.integers(len(CLASSES)))
+            if ghost not in shown.things:
+                on_thing = shown.things_at and rng.uniform() < 0.5
+                at = int(rng.choice(shown.things_at if on_thing else shown.kept))
+                rows[place[at]] += _CLASS_CODES[ghost] * float(rng.uniform(0, 0.6))
         parts.append(rows)
     return torch.from_numpy(np.concatenate(parts) + _GROUND)
 
