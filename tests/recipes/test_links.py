@@ -4,20 +4,25 @@ thing from all else, lessons tell it truly, and it is learnt.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional as F
 
-from recipes.nano.next import links
+from recipes.nano.next import gathers, links
 from recipes.nano.next.batch import Lesson, Loudness, join
 from recipes.nano.next.courses import worded_features
 from recipes.nano.next.decoder import Watched, held_losses, lesson_loss, run
+from recipes.nano.next.groups import part_of
+from recipes.nano.next.held import GAINS, hold_gains
 from recipes.nano.next.lessons import LessonMaker
 from recipes.nano.next.retrieve import new_trainer
-from recipes.nano.next.shape import HEAD_DIM, LAYERS, ROPE_THETA
+from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN, LAYERS, ROPE_THETA
 from recipes.nano.next.sheet import CHANGED, NOTHING, Sheet
 from recipes.nano.next.span_courses import SpanCourse, draw_spans
 from recipes.nano.next.span_lessons import SpanLessons
@@ -96,51 +101,77 @@ def test_lessons_tell_links_what_comes_and_goes(drawn: tuple[SpanCourse, Sheet])
             continue
         comes = {thing for thing in range(len(CLASSES)) if flags[thing]}
         goes = {thing for thing in range(len(CLASSES)) if flags[len(CLASSES) + thing]}
-        for head, asks, holds in ((links.COMES, comes, goes), (links.GOES, goes, comes)):
-            both = (told[head, False, at], 1), (told[head, True, at], -1)
-            for own, sign in both:
+        for head in range(HEADS):
+            asks, holds = ({t for t in own if part_of(t) == head} for own in (comes, goes))
+            for own, sign in ((told[head, False, at], 1), (told[head, True, at], -1)):
                 assert own[links.WATCHES_AT] == 1
                 assert {t for t in range(len(CLASSES)) if own.get(t) == sign} == asks
                 assert {t for t in range(len(CLASSES)) if own.get(t) == -sign} == holds
         events += len(comes) + len(goes)
     assert events > 10
-    for head in (links.COMES, links.GOES):
+    for head in range(HEADS):
         assert told[head, True, NOTHING] == {links.NOTHING_AT: 1}
 
 
-def test_links_are_learnt_and_their_gains_are_not(lesson: Lesson) -> None:
+def test_what_heads_hold_is_learnt_and_their_gains_are_not(lesson: Lesson) -> None:
     trainer = new_trainer(0, 2e-3, LAYERS + 1)
-    names = [f"{side}{head}" for side in ("ask", "key") for head in (links.COMES, links.GOES)]
+    names = [
+        f"{side}{layer}{head}"
+        for side in ("ask", "key")
+        for layer in (gathers.LAYER, links.LAYER)
+        for head in range(HEADS)
+    ]
     sums = []
-    for _ in range(12):
+    for _ in range(25):
         loss, told = lesson_loss(
             trainer.model, trainer.probes, lesson, looking=0, knowing=0, naming=0, linking=1.0
         )
         trainer.optimizer.step(loss)
         sums.append([told[name] for name in names])
-    assert all(last < 0.8 * first for first, last in zip(sums[0], sums[-1], strict=True))
+    assert all(last < 0.95 * first for first, last in zip(sums[0], sums[-1], strict=True))
     state = trainer.state()
-    norms = [f"layers.{links.LAYER}.self_attn.{part}_norm.weight" for part in "qk"]
+    norms = {
+        f"layers.{layer}.self_attn.{part}_norm.weight": gain
+        for layer, gain in GAINS.items()
+        for part in "qk"
+    }
     del state["optimizer"]
-    for norm in norms:
-        assert torch.equal(state["text"][norm], torch.full((HEAD_DIM,), links.GAIN))
+    for norm, gain in norms.items():
+        assert torch.equal(state["text"][norm], torch.full((HEAD_DIM,), gain))
         state["mean"][norm] = torch.ones(HEAD_DIM)
     trainer.load(state)
-    for norm in norms:
-        assert torch.equal(trainer.state()["text"][norm], torch.full((HEAD_DIM,), links.GAIN))
+    for norm, gain in norms.items():
+        assert torch.equal(trainer.state()["text"][norm], torch.full((HEAD_DIM,), gain))
 
 
-def test_links_begin_with_what_a_projection_can_tell(lesson: Lesson) -> None:
+@pytest.mark.parametrize("layer", GAINS)
+def test_heads_begin_with_what_a_projection_can_tell(lesson: Lesson, layer: int) -> None:
     trainer = new_trainer(0, 1e-3, LAYERS + 1)
 
     def apart() -> list[float]:
         watched: list[Watched] = []
         with torch.no_grad():
             run(trainer.model, lesson, watched)
-            return [float(value) for value in held_losses(watched, lesson).values()]
+        told = replace(lesson, held=tuple(one for one in lesson.held if one.layer == layer))
+        return [float(value) for value in held_losses(watched, told).values()]
 
     before = apart()
-    trainer.open_held(links.LAYER, [lesson])
+    trainer.open_held(layer, [lesson])
     after = apart()
-    assert len(after) == 4
+    assert len(after) == 2 * HEADS
     assert all(b < 0.7 * a for a, b in zip(before, after, strict=True))
+
+
+def test_gains_that_are_held_leave_what_heads_point_to() -> None:
+    trainer = new_trainer(0, 1e-3, LAYERS + 1)
+    attention = trainer.model.model.language_model.layers[gathers.LAYER].self_attn
+    own = torch.randn(5, HIDDEN, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        attention.q_norm.weight.copy_(torch.linspace(0.5, 2, HEAD_DIM))
+        shape = (5, HEADS, HEAD_DIM)
+        before = attention.q_norm(attention.q_proj(own).view(shape))
+        hold_gains(trainer.model.model.language_model.layers)
+        after = attention.q_norm(attention.q_proj(own).view(shape))
+    assert torch.allclose(F.normalize(before, dim=-1), F.normalize(after, dim=-1), atol=1e-5)
+    size = after.square().mean(-1).sqrt()
+    assert torch.allclose(size, torch.full_like(size, gathers.GAIN), rtol=1e-3)

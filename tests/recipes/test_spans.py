@@ -118,25 +118,44 @@ def test_a_watcher_looks_at_hardly_any_two_things_by_one_head(lessons: SpanLesso
     parts = collections.Counter((group_of(thing), part_of(thing)) for thing in range(len(CLASSES)))
     assert max(parts.values()) == 2
     assert len(parts) == GROUPS * HEADS
-    looked = 0
+    asked = 0
     for seed in SEEDS:
-        drawn, sheet = draw_row(lessons, seed)
+        _, sheet = draw_row(lessons, seed)
         watching = {c: n for group in range(GROUPS) for n, c in enumerate(watchers(sheet, group))}
         group_at = {c: group for group in range(GROUPS) for c in watchers(sheet, group)}
         pads = [i for i, token in enumerate(sheet.ids) if token == ID["<|video_pad|>"]]
-        for layer, head, row, columns in [*sheet.looks, *sheet.evens]:
-            if layer or row not in watching:
-                continue
-            pair = drawn.course.pairs[watching[row]]
-            own = [column for column in pads if sheet.owner[column] == watching[row]]
-            things = {
-                own[pair.kept.index(at)]
-                for thing, at in zip(pair.things, pair.things_at, strict=True)
-                if (group_of(thing), part_of(thing)) == (group_at[row], head)
-            }
-            assert set(columns) == (things or set(own))
-            looked += len(things)
-    assert looked > 100
+        for layer, _, row, columns in sheet.looks:
+            if not layer and row in watching:
+                assert columns == [i for i in pads if sheet.owner[i] == watching[row]]
+        for _, is_key, row, told in sheet.gathers:
+            assert is_key or told == {group_at[row]: 1}
+            asked += not is_key
+    assert asked > 100
+
+
+def test_pictures_hold_the_groups_of_what_they_show_in_full(lessons: SpanLessons) -> None:
+    shown = 0
+    for seed in SEEDS:
+        drawn, sheet = draw_row(lessons, seed)
+        pads: dict[int, list[int]] = {}
+        for column, token in enumerate(sheet.ids):
+            if token == ID["<|video_pad|>"]:
+                pads.setdefault(sheet.owner[column], []).append(column)
+        told = {(head, at): own for head, is_key, at, own in sheet.gathers if is_key}
+        course = drawn.course
+        for number, pair in enumerate(course.pairs):
+            held = list(zip(pair.things, pair.things_at, course.strengths[number], strict=True))
+            held += [(one.thing, one.at, one.strength) for one in course.beside[number]]
+            for column, at in zip(pads[number], pair.kept, strict=True):
+                for head in range(HEADS):
+                    mine = [(t, s) for t, place, s in held if place == at and part_of(t) == head]
+                    if any(strength < 0.9 for _, strength in mine):
+                        assert (head, column) not in told
+                    else:
+                        groups = {group_of(thing) for thing, _ in mine}
+                        assert told[head, column] == dict.fromkeys(groups, 1)
+                        shown += len(groups)
+    assert shown > 100
 
 
 @pytest.mark.parametrize("group", range(GROUPS))
@@ -344,4 +363,3 @@ def test_heads_of_an_added_layer_rest_where_nothing_is_to_be_counted() -> None:
     added = [columns for layer, _, _, columns in sheet.looks if layer == LAYERS - 1]
     assert len(added) > 40
     assert all(columns == [NOTHING] for columns in added)
-    assert not sheet.evens

@@ -179,7 +179,7 @@ def worded_features(rng: np.random.Generator, course: Course) -> Tensor:
             if ghost not in shown.things:
                 on_thing = shown.things_at and rng.uniform() < 0.5
                 at = int(rng.choice(shown.things_at if on_thing else shown.kept))
-                rows[place[at]] += _CLASS_CODES[ghost] * float(rng.uniform(0, 0.6))
+                rows[place[at]] += _CLASS_CODES[ghost] * float(rng.uniform(0, 0.45))
         parts.append(rows)
     return torch.from_numpy(np.concatenate(parts) + _GROUND)
 

@@ -1,9 +1,11 @@
 """Step 2d: what heads that link events hold in their queries and keys.
 
-A coming is linked to the last going of the same thing, and a going to the last coming. Both are
-told number by number: the thing in numbers that hardly turn, a number each, and in five that turn a
-sum of cosines of the distance, by which the last of several events is told from those before it.
-Left to what a head should look at, these cosines are not found by training, and unlearnt.
+A coming is linked to the last going of the same thing, and a going to the last coming, each by the
+head of the thing's part of its group (`groups.part_of`): one head for all would follow one of two
+that change at once. Both are told number by number: the thing in numbers that hardly turn, a number
+each, and in five that turn a sum of cosines of the distance, by which the last of several events is
+told from those before it. Left to what a head should look at, these cosines are not found by
+training, and unlearnt.
 """
 
 from __future__ import annotations
@@ -15,8 +17,7 @@ from torch.nn import functional as F
 from recipes.nano.next.shape import HEAD_DIM
 from recipes.nano.pictures import CLASSES
 
-LAYER, COMES, GOES = 2, 0, 1
-"""The layer of these heads, and the head that links what comes, and what goes."""
+LAYER = 2
 GAIN = 4.53
 """Of queries and keys, not learnt: with it a thing is 95 of a head's scores, the cosines are 57,
 and to look at nothing is 45."""
@@ -40,8 +41,9 @@ _ROOT = HEAD_DIM**0.5
 def wanted(told: Tensor, *, is_key: bool) -> Tensor:
     """(rows, HEAD_DIM) of length 1, in every head alike.
 
-    `told` (rows, `TOLD`): 1 for a thing that a query looks for or a key stands for; −1 for one that
-    does the opposite, as a projection of a difference has it: then neither asks for more than that.
+    `told` (rows, `TOLD`): of a query 1 for a thing that comes and −1 for one that goes, of a key
+    the opposite, as a projection of a difference has it: so a query scores where the same thing did
+    the opposite.
     """
     shown, is_nothing = told[:, :NOTHING_AT].float(), told[:, NOTHING_AT, None].float()
     watches, is_event = told[:, WATCHES_AT, None].float(), shown.abs().amax(1, keepdim=True)

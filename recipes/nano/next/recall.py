@@ -2,7 +2,7 @@
 
 What a head passes on of what it looks at is learnt late or never: a probe that learns and a head
 that passes nothing on wait for each other, and 1,200 steps changed nothing. So both ways begin
-open. The added layer's heads that look at earlier goings pass on their times, in numbers that
+open. The added layer's heads that look at earlier events pass on their times, in numbers that
 nothing else uses; an answer's head that looks at the end it has said passes on its time in the same
 numbers; and the last layer's heads that match comings and goings begin to compare these. Only the
 beginning is set, and learnt on.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recipes.nano.next.shape import HEAD_DIM, HIDDEN, ROPE_THETA
+from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN, ROPE_THETA
 
 CLOCK_HEADS = {"units": 1, "hundreds": 2, "tenths": 3}
 """The first layer's heads that bring the pieces of a pair's time to its pictures, and of a said end
@@ -41,7 +41,7 @@ def with_recall(text: dict[str, Tensor], pieces: Tensor) -> dict[str, Tensor]:
     count = sum(_NUMBERS.values())
     kept, free = basis[:, :count], basis[:, -count:]
     value = _OF_WATCHERS * kept.T / _gain(text, 2)
-    for head in (0, 1):
+    for head in range(HEADS):
         _set_values(out, 2, head, value, _WRITTEN * free)
     _set_values(out, 1, SAID, _OF_SAID * kept.T @ (read / _gain(text, 1)), _WRITTEN * free)
     slow = _slow_numbers()

@@ -15,7 +15,7 @@ FAR = 40_000
 MOST_EVENTS = 8
 EVENT_ODDS = (0.1, 0.2, 0.2, 0.16, 0.12, 0.12, 0.06, 0.04)
 """Of a thing's number of events, fewer than `MOST_EVENTS`, where a video has room for them."""
-SHARED_ODDS = 0.3
+SHARED_ODDS = 0.4
 """Of a cut that may be at the same time as one of another thing."""
 GAPLESS_ODDS = 0.3
 """Of courses in which nothing is left out."""
@@ -49,7 +49,7 @@ def draw_spans(rng: np.random.Generator, count: int, tokens: int) -> SpanCourse:
         for start, end in own:
             for pair in range(start, end):
                 is_edge = pair in (start, end - 1) and end - start > 1
-                part = float(rng.uniform(0.8, 1.0)) if is_edge and rng.uniform() < 0.4 else 1.0
+                part = float(rng.uniform(0.75, 1.0)) if is_edge and rng.uniform() < 0.4 else 1.0
                 shown[pair][thing] = part * strayed[pair].home
                 beside[pair] += [
                     Beside(thing, at, part * strength) for at, strength in strayed[pair].beside
@@ -149,7 +149,7 @@ def _strayed(rng: np.random.Generator, places: Ints, tokens: int) -> list[_Stray
                 if 0 <= at < tokens:
                     beside[at] = float(rng.uniform(0, 1))
             if beside and rng.uniform() < 0.3:
-                home *= float(rng.uniform(0.75, 1.0))
+                home *= float(rng.uniform(0.7, 1.0))
         faint = rng.normal(1, 0.03, 1 + len(beside))
         strengths = zip(beside, faint[1:], strict=True)
         both = tuple((at, float(f) * min(beside[at], home)) for at, f in strengths)

@@ -148,16 +148,17 @@ def _teach_watcher(
     sheet.knows += [(own, CHANGED, tuple(changed.tolist()))] * (RARE if is_changed else 1)
     # In the form in which things are asked for: several of them, each as likely.
     sheet.knows += [(own, THING, (thing,)) for thing in {*comes, *goes}]
-    sheet.looks += [(2, head, own, [NOTHING]) for head in (2, 3)]
     if is_changed:
         sheet.holds[own] = LETTERS
-    for head, what, edge in ((links.COMES, COMING, comes), (links.GOES, GOING, goes)):
-        earlier = [watch.columns[pair] for pair in edge.values() if pair is not None]
+    for head in range(HEADS):
+        mine = {thing: pair for thing, pair in (comes | goes).items() if part_of(thing) == head}
+        earlier = [watch.columns[pair] for pair in mine.values() if pair is not None]
         sheet.exempt.append((own, earlier or [NOTHING]))
-        opposite = goes if head == links.COMES else comes
-        asked = {links.WATCHES_AT: 1} | dict.fromkeys(edge, 1) | dict.fromkeys(opposite, -1)
-        held = {links.WATCHES_AT: 1} | dict.fromkeys(edge, -1) | dict.fromkeys(opposite, 1)
-        sheet.links += [(head, False, own, asked), (head, True, own, held)]
+        signs = {thing: 1 if thing in comes else -1 for thing in mine}
+        opposite = {thing: -sign for thing, sign in signs.items()}
+        sheet.links.append((head, False, own, {links.WATCHES_AT: 1} | signs))
+        sheet.links.append((head, True, own, {links.WATCHES_AT: 1} | opposite))
+    for what, edge in ((COMING, comes), (GOING, goes)):
         if len(edge) == 1:
             times_s = [float(drawn.course.seconds[k]) for k in edge.values() if k is not None]
             sheet.knows.append((own, what, clock_flags(times_s)))
@@ -225,7 +226,7 @@ def _teach_keys(rng: np.random.Generator, sheet: Sheet, pads: list[dict[int, int
     others = [first - back for first in firsts for back in (5, 3)]
     others += [int(rng.choice(list(own.values()))) for own in pads]
     others += [column for column, what in sheet.holds.items() if what == THING]
-    for head in (links.COMES, links.GOES):
+    for head in range(HEADS):
         # One of many that are no event, and looked at by every first coming.
         sheet.links += [(head, True, NOTHING, {links.NOTHING_AT: 1})] * len(pads)
         for is_key in (True, False):
@@ -308,7 +309,7 @@ class SpanLessons:
         said = [NOTHING if step.said is None else base + step.said[0]]
         if row != lead:
             sheet.looks += [(0, 0, row, [row - 1]), (0, 1, row, [row - 2])]
-        sheet.links += [(head, False, row, {}) for head in (links.COMES, links.GOES)]
+        sheet.links += [(head, False, row, {}) for head in range(HEADS)]
         sheet.looks += [(1, 0, row, [gather]), (1, 2, row, [lead])]
         sheet.looks.append((1, 3, row, said))
         last = self._maker.match_layer
