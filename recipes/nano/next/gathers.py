@@ -4,7 +4,7 @@ A token that watches a pair looks at the things of its group that the pair shows
 own ground where it shows none. Left to what a head should look at, it did so in lessons alone: in
 numbers that all turn, a pair that stands 1,345 or 3,436 positions before looks like its own to
 within a few scores, and what was shown there was seen where nothing is. So both are told number by
-number: which group, a number each, and in eleven that turn a sum of cosines of the distance, by
+number: which group, a number each, and in ten that turn a sum of cosines of the distance, by
 which any pair before is told from the pair itself.
 """
 
