@@ -23,7 +23,7 @@ from recipes.nano.next.decoder import Watched, lesson_loss, look_losses, run
 from recipes.nano.next.lessons import LessonMaker
 from recipes.nano.next.retrieve import new_trainer, whole_answers
 from recipes.nano.next.see import new_reader, tower
-from recipes.nano.next.shape import FAR, HIDDEN, published_part
+from recipes.nano.next.shape import FAR, HIDDEN, LAYERS, published_part
 from recipes.nano.next.sheet import LETTERS, NAMED, THING, Sheet
 from recipes.nano.next.tokenizer import ANSWER, build
 from recipes.nano.pictures import CLASSES
@@ -207,7 +207,7 @@ def test_lessons_run_as_the_library_runs(maker: LessonMaker) -> None:
 
 
 def test_training_goes_on_from_what_is_published() -> None:
-    trainer, reader = new_trainer(0, 1e-3), new_reader(0, 1e-3)
+    trainer, reader = new_trainer(0, 1e-3, LAYERS + 1), new_reader(0, 1e-3)
     trainer.begin_as_published()
     reader.begin_as_published()
     for part, prefix in (

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from recipes.nano.export import write
 from recipes.nano.next import tokenizer as tokenizer_step
@@ -25,22 +27,34 @@ def main() -> None:
         default="reader2.pt,reader3.pt",
         help="runs of `see`, whose mean is taken, or 'published'",
     )
-    parser.add_argument("--decoder", default="decoder3.pt", help="run of `retrieve`")
+    parser.add_argument(
+        "--decoders",
+        default="spans2.pt,spans3.pt",
+        help="runs of `retrieve`, whose mean is taken",
+    )
     parser.add_argument("--folder", type=Path, default=CHECKPOINT)
     options = parser.parse_args()
-    text = learnt(saved_run(RUNS / options.decoder)["state"])
+    text = _mean([learnt(_state(name)) for name in options.decoders.split(",")])
     layers = 1 + max(int(name.split(".")[1]) for name in text if name.startswith("layers."))
     model = tower(0, layers)
     if options.readers == PUBLISHED:
         model.model.visual.load_state_dict(published_part("model.visual."))
     else:
-        runs = [saved_run(RUNS / name)["state"]["visual"] for name in options.readers.split(",")]
-        mean = {name: torch.stack([run[name] for run in runs]).mean(0) for name in runs[0]}
-        model.model.visual.load_state_dict(mean)
+        readers = [_state(name)["visual"] for name in options.readers.split(",")]
+        model.model.visual.load_state_dict(_mean(readers))
     model.model.language_model.load_state_dict(text)
     tokenizer_step.save(options.folder)
     write(model.state_dict(), options.folder, published(layers), ADVICE)
     print(f"wrote {options.folder.name}/", flush=True)
+
+
+def _state(name: str) -> dict[str, Any]:
+    state: dict[str, Any] = saved_run(RUNS / name)["state"]
+    return state
+
+
+def _mean(runs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([run[name] for run in runs]).mean(0) for name in runs[0]}
 
 
 if __name__ == "__main__":

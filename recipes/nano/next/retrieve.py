@@ -32,7 +32,7 @@ from recipes.nano.next.held import hold_gains, open_layer
 from recipes.nano.next.lessons import HEADS_OF, LessonMaker
 from recipes.nano.next.progress import Loop, add_shared, rate
 from recipes.nano.next.recall import with_recall
-from recipes.nano.next.shape import HEAD_DIM, HEADS, LAYERS, RUNS, config, published_part
+from recipes.nano.next.shape import HEAD_DIM, HEADS, LAYERS, PUBLISHED, RUNS, config, published_part
 from recipes.nano.next.sheet import THING
 from recipes.nano.next.span_courses import draw_spans
 from recipes.nano.next.span_lessons import SpanLessons
@@ -352,6 +352,10 @@ def main() -> None:
     options = parser.parse_args()
     if (options.recall or options.fitted) and not options.spans:
         parser.error("--recall and --fitted are about spans: give their share as --spans")
+    if options.begin == PUBLISHED and not options.spans:
+        parser.error(
+            "what is published has the layer that finds spans: give their share as --spans"
+        )
     torch.set_num_threads(options.threads)
     RUNS.mkdir(parents=True, exist_ok=True)
     plan = Plan(

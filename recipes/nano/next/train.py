@@ -13,13 +13,18 @@ from recipes.nano.next.shape import RUNS
 
 def steps(threads: int) -> list[tuple[str, str, list[str]]]:
     """(name, module, arguments), in order. Reading and retrieving know nothing of each other; once
-    all else is learnt, pairs are taught apart that only look alike by where they stand."""
+    all else is learnt, pairs are taught apart that only look alike by where they stand; then a
+    layer is added, and spans are learnt beside."""
     few = ["--threads", str(threads)]
     on = [*few, "--lr", "1e-3", "--decline", "1.0"]
     see_on = ["--begin", "reader.pt", "--name", "reader2.pt", "--steps", "5000", "--seed", "1"]
     see_last = ["--begin", "reader2.pt", "--name", "reader3.pt", "--steps", "5500", "--seed", "2"]
     apart = ["--begin", "decoder.pt", "--name", "decoder2.pt", "--steps", "4000", "--seed", "1"]
     again = ["--begin", "decoder2.pt", "--name", "decoder3.pt", "--steps", "4000", "--seed", "3"]
+    grow = ["--begin", "decoder3.pt", "--name", "spans.pt", "--spans", "0.7", "--recall"]
+    grow += ["--fitted", "0", "--steps", "12000", "--lr", "1e-3"]
+    link = ["--begin", "spans.pt", "--name", "spans2.pt", "--spans", "0.65", "--fitted", "2"]
+    both = ["--begin", "spans2.pt", "--name", "spans3.pt", "--spans", "0.5", "--seed", "2"]
     return [
         ("see", "see", few),
         ("see_on", "see", [*on, *see_on]),
@@ -27,6 +32,9 @@ def steps(threads: int) -> list[tuple[str, str, list[str]]]:
         ("retrieve", "retrieve", few),
         ("retrieve_apart", "retrieve", [*on, *apart]),
         ("retrieve_again", "retrieve", [*on, *again]),
+        ("spans", "retrieve", [*few, *grow]),
+        ("spans_link", "retrieve", [*on, *link, "--steps", "17000", "--seed", "1"]),
+        ("spans_last", "retrieve", [*on, *both, "--steps", "9000"]),
         ("export", "export", []),
     ]
 
