@@ -151,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="nano", help="checkpoint folder or name")
+    parser.add_argument("--model", default="nano-read", help="checkpoint folder or name")
     parser.add_argument("--tokens", action="append", help=f"any of {', '.join(CLIPS)}")
     parser.add_argument("--clips", type=int, help="clips of each length")
     parser.add_argument("--keep", default="", help="folder for the clips, used again next time")
