@@ -9,7 +9,8 @@ import json
 import numpy as np
 import pytest
 
-from recipes.nano.codes import class_codes, ground_code
+from recipes.nano.codes import CODE_NORM, class_codes, ground_code
+from recipes.nano.next import courses
 from recipes.nano.next.asked import NO_HUNDREDS, clock_classes, clock_flags
 from recipes.nano.next.batch import Loudness, join
 from recipes.nano.next.courses import draw_course, worded_features
@@ -311,6 +312,33 @@ def test_a_thing_near_an_edge_is_seen_beside_too(lessons: SpanLessons) -> None:
                 code = class_codes()[thing]
                 assert float(shown[at] @ code / code.square().sum()) > strength - 0.2
     assert 0.3 < beside / held < 0.7
+
+
+def test_what_is_half_seen_is_fainter_than_what_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(courses, "NOISE", (1e-4, 2e-4))
+    ghosts, faintest, names = 0, 1.0, class_codes() / CODE_NORM**2
+    for seed in SEEDS:
+        course = draw_spans(np.random.default_rng(seed), 24, 12).course
+        features = worded_features(np.random.default_rng(seed), course) - ground_code()
+        by_pair = features.split([len(pair.kept) for pair in course.pairs])
+        for pair, beside, own in zip(course.pairs, course.beside, by_pair, strict=True):
+            seen = (own @ names.T).amax(0).tolist()
+            shown = {*pair.things, *(one.thing for one in beside)}
+            others = max(value for thing, value in enumerate(seen) if thing not in shown)
+            assert others < 0.46
+            ghosts += others > 0.2
+            faintest = min([faintest, *(seen[thing] for thing in pair.things)])
+    assert ghosts > 10
+    assert faintest > 0.4
+
+
+def test_things_of_one_head_are_often_in_lessons_together() -> None:
+    together = 0
+    for seed in range(300):
+        spans = draw_spans(np.random.default_rng(seed), 8, 12).spans
+        watched = [(group_of(thing), part_of(thing)) for thing in spans]
+        together += len(set(watched)) < len(watched)
+    assert 60 < together < 110
 
 
 def test_far_positions_are_reached() -> None:

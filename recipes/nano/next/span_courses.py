@@ -89,7 +89,7 @@ def _cast(rng: np.random.Generator) -> list[int]:
     if kind < 0.7:
         things = rng.permutation(len(CLASSES))
         own = [int(c) for c in things if group_of(c) == group_of(things[0])]
-        if kind < 0.5:  # By one head of it too: one cast of 15, left to chance.
+        if kind < 0.5:  # By one head of it too: 0.28 of all casts then, 0.16 by chance.
             part = part_of(own[0])
             own = sorted(own, key=lambda thing: part_of(thing) != part)
         apart = [int(c) for c in things if c not in own]
