@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recipes.nano.next import gathers
 from recipes.nano.next.groups import GROUPS
-from recipes.nano.next.retrieve import GRIDS
+from recipes.nano.next.plan import GRIDS
 from recipes.nano.next.shape import HEAD_DIM, ROPE_THETA
 
 HALF = HEAD_DIM // 2

@@ -21,12 +21,12 @@ from recipes.nano.next.decoder import Watched, held_losses, lesson_loss, run
 from recipes.nano.next.groups import part_of
 from recipes.nano.next.held import GAINS, hold_gains
 from recipes.nano.next.lessons import LessonMaker
-from recipes.nano.next.retrieve import new_trainer
 from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN, LAYERS, ROPE_THETA
 from recipes.nano.next.sheet import CHANGED, NOTHING, Sheet
 from recipes.nano.next.span_courses import SpanCourse, draw_spans
 from recipes.nano.next.span_lessons import SpanLessons
 from recipes.nano.next.tokenizer import build
+from recipes.nano.next.trainer import new_trainer
 from recipes.nano.pictures import CLASSES
 
 TOKENIZER = build()

@@ -21,11 +21,12 @@ from recipes.nano.next.batch import Lesson, Looks, Loudness, join
 from recipes.nano.next.courses import Course, draw_course, worded_features
 from recipes.nano.next.decoder import Watched, lesson_loss, look_losses, run
 from recipes.nano.next.lessons import LessonMaker
-from recipes.nano.next.retrieve import new_trainer, whole_answers
+from recipes.nano.next.retrieve import whole_answers
 from recipes.nano.next.see import new_reader, tower
 from recipes.nano.next.shape import FAR, HIDDEN, LAYERS, published_part
 from recipes.nano.next.sheet import LETTERS, NAMED, THING, Sheet
 from recipes.nano.next.tokenizer import ANSWER, build
+from recipes.nano.next.trainer import new_trainer
 from recipes.nano.pictures import CLASSES
 from schemas.job import QuerySpec
 from schemas.time import TimeSpan, timestamp_text

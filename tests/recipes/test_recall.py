@@ -14,11 +14,11 @@ from recipes.nano.next.courses import worded_features
 from recipes.nano.next.decoder import lesson_loss, run
 from recipes.nano.next.lessons import LessonMaker
 from recipes.nano.next.recall import CLOCK_HEADS, READS, SAID, passed_on
-from recipes.nano.next.retrieve import MEAN_OF, Trainer, grown, learnt, new_trainer
 from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN, LAYERS
 from recipes.nano.next.span_courses import draw_spans
 from recipes.nano.next.span_lessons import SpanLessons
 from recipes.nano.next.tokenizer import build
+from recipes.nano.next.trainer import MEAN_OF, Trainer, grown, learnt, new_trainer
 
 TOKENIZER = build()
 

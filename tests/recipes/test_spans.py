@@ -17,7 +17,7 @@ from recipes.nano.next.courses import draw_course, worded_features
 from recipes.nano.next.decoder import lesson_loss
 from recipes.nano.next.groups import GROUPS, group_of, part_of
 from recipes.nano.next.lessons import LessonMaker
-from recipes.nano.next.retrieve import draw_span_lesson, new_trainer
+from recipes.nano.next.plan import draw_span_lesson
 from recipes.nano.next.shape import HEADS, ID, LAYERS
 from recipes.nano.next.sheet import (
     CHANGED,
@@ -35,6 +35,7 @@ from recipes.nano.next.span_lessons import (
     SpanLessons,
 )
 from recipes.nano.next.tokenizer import SPAN_END, build
+from recipes.nano.next.trainer import new_trainer
 from recipes.nano.pictures import CLASSES
 from schemas.time import timestamp_text
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from recipes.nano.export import write
 from recipes.nano.next import tokenizer as tokenizer_step
 from recipes.nano.next.progress import saved_run
-from recipes.nano.next.retrieve import learnt
 from recipes.nano.next.see import tower
 from recipes.nano.next.shape import CHECKPOINT, CONTEXT, PUBLISHED, RUNS, published, published_part
+from recipes.nano.next.trainer import learnt
 
 ADVICE = {"fps": 2.0, "pair_tokens": 144, "context_tokens": CONTEXT}
 """What a job gets where it is silent."""

@@ -1,0 +1,157 @@
+"""Step 2: what the decoder learns from at which step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from recipes.nano.next.asked import ABSENT, EVEN_ODDS, FIRST_ODDS, MORE_ABSENT
+from recipes.nano.next.batch import Lesson, draw_loudness, join
+from recipes.nano.next.courses import draw_course, worded_features
+from recipes.nano.next.lessons import LessonMaker
+from recipes.nano.next.shape import LAYERS
+from recipes.nano.next.span_courses import draw_spans
+from recipes.nano.next.span_lessons import SpanLessons
+
+GRIDS = ((2, 2), (2, 3), (2, 4), (3, 4), (3, 5), (4, 6), (6, 8), (8, 8), (7, 12), (12, 12))
+QUESTIONS = 8
+TOKENS_PER_PAIR, TOKENS_PER_QUESTION = 14, 26
+SPAN_QUESTIONS, TOKENS_PER_SPAN_QUESTION = 4, 50
+CODES, SPANS = "codes", "spans"
+"""Kinds of lessons."""
+SPAN_PAIRS = (5, 100)
+SPAN_TOKENS = 32_768
+"""Of the longest video in which spans are asked for."""
+LOUDEST = {CODES: 8.0, SPANS: 6.0}
+"""log of how many times ground counts at most: a million tokens against a few hundred, or 32K, in
+which spans are asked for, against fewer."""
+EARLY, LATE = 0.25, 0.4
+"""Shares of the steps: until then lessons grow and tokens are told letters and times; from then on
+all is as hard as it gets."""
+
+
+def draw_lesson(
+    rng: np.random.Generator,
+    maker: LessonMaker,
+    *,
+    pairs: tuple[int, int],
+    tokens: int,
+    loudest: float,
+    alike: Sequence[int] = (),
+) -> Lesson:
+    """A batch of about `tokens` tokens, rows of one length."""
+    count, grids = _draw_sizes(rng, pairs, tokens, QUESTIONS * TOKENS_PER_QUESTION)
+    courses = [draw_course(rng, count, rows * cols) for rows, cols in grids]
+    sheets = [
+        maker.row(rng, course, grid, QUESTIONS, alike)
+        for course, grid in zip(courses, grids, strict=True)
+    ]
+    features = [worded_features(rng, course) for course in courses]
+    return join(sheets, features, draw_loudness(rng, len(sheets), loudest))
+
+
+def draw_span_lesson(
+    rng: np.random.Generator,
+    lessons: SpanLessons,
+    *,
+    pairs: tuple[int, int],
+    tokens: int,
+    loudest: float,
+    alike: Sequence[int] = (),
+) -> Lesson:
+    """The same, of `find` questions."""
+    count, grids = _draw_sizes(rng, pairs, tokens, SPAN_QUESTIONS * TOKENS_PER_SPAN_QUESTION)
+    drawn = [draw_spans(rng, count, rows * cols) for rows, cols in grids]
+    sheets = [
+        lessons.row(rng, own, grid, SPAN_QUESTIONS, alike)
+        for own, grid in zip(drawn, grids, strict=True)
+    ]
+    features = [worded_features(rng, own.course) for own in drawn]
+    # A token of a short lesson stands for more of them than one of a long lesson.
+    most = min(loudest, float(np.log(SPAN_TOKENS / (count * TOKENS_PER_PAIR))))
+    return join(sheets, features, draw_loudness(rng, len(sheets), most))
+
+
+def _draw_sizes(
+    rng: np.random.Generator, pairs: tuple[int, int], tokens: int, asked: int
+) -> tuple[int, list[tuple[int, int]]]:
+    """Pairs of each row and a grid for each of as many rows as `tokens` hold."""
+    count = int(np.exp(rng.uniform(np.log(pairs[0]), np.log(pairs[1] + 1))))
+    size = max(1, min(64, tokens // (count * TOKENS_PER_PAIR + asked)))
+    return count, [GRIDS[int(rng.integers(len(GRIDS)))] for _ in range(size)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is learnt at which step; drawn in other processes."""
+
+    tokenizer: Tokenizer
+    steps: int
+    tokens: int
+    goes_on: bool
+    """Whether it begins with what another run learnt: then lessons are as hard as they get."""
+    spans: float
+    """Share of lessons about spans."""
+
+    @property
+    def layers(self) -> int:
+        return LAYERS + (self.spans > 0)
+
+    @cached_property
+    def early(self) -> LessonMaker:
+        return LessonMaker(self.tokenizer, FIRST_ODDS, ABSENT, self.layers - 1)
+
+    @cached_property
+    def later(self) -> LessonMaker:
+        return LessonMaker(self.tokenizer, EVEN_ODDS, MORE_ABSENT, self.layers - 1)
+
+    def share(self, step: int) -> float:
+        """How far the course has come."""
+        return 1.0 if self.goes_on else step / self.steps
+
+    def kind(self, step: int) -> str:
+        """SPANS or CODES, evenly spread."""
+        is_about_spans = int((step + 1) * self.spans) > int(step * self.spans)
+        return SPANS if is_about_spans else CODES
+
+    @cached_property
+    def tries(self) -> dict[str, list[Lesson]]:
+        """What `try_out` asks."""
+        kinds = (CODES, SPANS) if self.spans else (CODES,)
+        return {kind: [self._try(kind, number) for number in range(6)] for kind in kinds}
+
+    def _try(self, kind: str, number: int) -> Lesson:
+        rng = np.random.default_rng((88, number))
+        sizes: dict[str, Any] = {"tokens": 5000, "loudest": LOUDEST[kind]}
+        if kind == SPANS:
+            return draw_span_lesson(rng, SpanLessons(self.later), pairs=(16, 60), **sizes)
+        return draw_lesson(rng, self.later, pairs=(16, 32), **sizes)
+
+    def fitting(self, number: int) -> Lesson:
+        """A lesson that heads are fitted to."""
+        rng, kind = np.random.default_rng((89, number)), CODES if number % 4 == 3 else SPANS
+        sizes: dict[str, Any] = {"tokens": 5000, "loudest": LOUDEST[kind]}
+        if kind == CODES:
+            return draw_lesson(rng, self.later, pairs=(3, 28), **sizes)
+        return draw_span_lesson(rng, SpanLessons(self.later), pairs=(16, 90), **sizes)
+
+    def draw(self, rng: np.random.Generator, told: tuple[int, list[int]]) -> Lesson:
+        """The lesson of a step, given at which distances pairs look alike."""
+        step, alike = told
+        share = self.share(step)
+        kind = self.kind(step)
+        sizes: dict[str, Any] = {
+            "tokens": self.tokens,
+            "loudest": LOUDEST[kind] * min(1.0, share / 0.3),
+            "alike": alike,
+        }
+        if kind == SPANS:
+            return draw_span_lesson(rng, SpanLessons(self.later), pairs=SPAN_PAIRS, **sizes)
+        longest = 4 + int(24 * min(1.0, share / EARLY))
+        maker = self.early if share < EARLY else self.later
+        return draw_lesson(rng, maker, pairs=(3, longest), **sizes)
