@@ -20,6 +20,8 @@ from recipes.nano.next.groups import GROUPS
 from recipes.nano.next.shape import ID
 from recipes.nano.next.sheet import LETTERS, Sheet
 
+ENDED = -1000
+"""Owner of what stands behind a row's end."""
 SHUT = -1e9
 """Added to the score of what is not seen."""
 LOUDEST_THINGS, LOUDEST_CODES = 7.0, 2.0
@@ -91,7 +93,7 @@ class Bias:
     full it grows with the square of a row and is most of what a lesson would send."""
 
     owner: Tensor
-    """(B, N), as `Sheet.owner`; −1000 where a row has ended."""
+    """(B, N), as `Sheet.owner`; `ENDED` where a row has ended."""
     loudness: Tensor
     """(B, N) of columns."""
     cells: Tensor
@@ -154,7 +156,7 @@ def join(sheets: list[Sheet], features: list[Tensor], loudness: list[Loudness]) 
     size, total = len(sheets), max(len(sheet.ids) for sheet in sheets)
     ids = torch.zeros(size, total, dtype=torch.long)
     positions = torch.zeros(3, size, total, dtype=torch.long)
-    owner = torch.full((size, total), -1000)
+    owner = torch.full((size, total), ENDED)
     labels, weights = torch.full((size, total), -100), torch.zeros(size, total)
     for i, sheet in enumerate(sheets):
         n = len(sheet.ids)
@@ -164,7 +166,7 @@ def join(sheets: list[Sheet], features: list[Tensor], loudness: list[Loudness]) 
         for at, label in sheet.labels.items():
             labels[i, at] = label
             weights[i, at] = sheet.weights[at]
-    begins = (owner < -1) & (owner > -1000)
+    begins = (owner < -1) & (owner > ENDED)
     tail = int(torch.where(begins, torch.arange(total), total - 1).amin())
     loud = torch.zeros(size, total)
     for i, (sheet, own) in enumerate(zip(sheets, loudness, strict=True)):

@@ -217,6 +217,7 @@ def _set_loss(logits: Tensor, wanted: Tensor) -> Tensor:
 
 
 _EASY = (f"know{LETTERS}", f"know{CLOCK}")
+_GATHERED = (f"ask{gathers.LAYER}", f"key{gathers.LAYER}")
 _SETS = (f"know{SEEN}", f"know{EARLIER}", f"know{CHANGED}")
 
 
@@ -253,7 +254,7 @@ def lesson_loss(
     for name, value in knows.items():
         helped = helped + weight_of.get(name, naming) * value
     for name, value in held.items():
-        louder = LOUDER if name[3] == str(gathers.LAYER) else 1.0
+        louder = LOUDER if name.startswith(_GATHERED) else 1.0
         helped = helped + linking * louder * value
     free = weights > 0.5
     said = logits.argmax(-1, keepdim=True)

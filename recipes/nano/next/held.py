@@ -7,15 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recipes.nano.next import gathers, links
-from recipes.nano.next.batch import Held, Lesson
+from recipes.nano.next.batch import ENDED, Held, Lesson
 from recipes.nano.next.decoder import is_about_things, wanted
 from recipes.nano.next.shape import HEAD_DIM, LAYERS
 
 GAINS = {gathers.LAYER: gathers.GAIN, links.LAYER: links.GAIN}
 _RIDGE = 1e-4
-_OTHER, _ENDED = 2, -1000
-"""Kind of a token that is told nothing, beside those told of a thing and of none; owner of what
-stands behind a row's end."""
+_OTHER = 2
+"""Kind of a token that is told nothing, beside those told of none (0) and of a thing (1)."""
 _LESS = 10
 """Times that others count less."""
 _Rows = tuple[Tensor, Tensor, Tensor]
@@ -69,7 +68,7 @@ def open_layer(layers: nn.ModuleList, number: int, lessons: list[tuple[Tensor, L
 
 def _others(lesson: Lesson, told: list[Held], *, is_key: bool) -> Tensor:
     """(B, N) bool. No picture's key: they are told, but for those that show a thing in part."""
-    others = lesson.bias.owner > _ENDED
+    others = lesson.bias.owner > ENDED
     for one in told:
         others[one.of, one.at] = False
     return others & ~lesson.visual if is_key else others

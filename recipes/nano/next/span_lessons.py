@@ -194,8 +194,8 @@ def _teach_gather(
     is_shared = len({part_of(thing) for thing in seen}) < len(seen)
     sheet.knows += knows * (RARE if is_shared or seen_before != seen else 1)
     for head in range(HEADS):
-        # Anywhere in the pair: what the head holds says where, and told a place of its own at each
-        # time it held less.
+        # Anywhere in the pair: what the head holds says where, and told at which thing to look, it
+        # held that less well.
         sheet.looks.append((0, head, own, list(pads.values())))
         sheet.gathers.append((head, False, own, {group: 1}))
     sheet.exempt.append((own, list(pads.values())))
