@@ -243,7 +243,7 @@ def test_distances_at_which_pairs_look_alike_are_found_and_taught(maker: LessonM
     same = torch.zeros(1, 4, 6, 64)
     same[..., number] = 1
     at, first = torch.tensor([4]), torch.tensor([0])
-    look = Looks(1, 0, first, at, at[None], first, torch.tensor([[0], [2]]), total=6)
+    look = Looks(1, 0, first, at, at[None], first, torch.tensor([[0], [2]]))
     _, lesson = joined(maker, range(1), Loudness(0, 0, 0))
     found = alike_distances(
         [Watched(*[same] * 6)] * 2, replace(lesson, looks=(look,)), inv_freq, 50

@@ -62,12 +62,14 @@ def alike_distances(
     query, key = watched[layer].q, watched[layer].k
     (look,) = (one for one in lesson.looks if (one.layer, one.head) == WATCHED)
     # The prompt's first token stands for nothing.
-    wanted = look.wanted()
-    is_meant = (wanted.sum(1) == 1) & ~wanted[:, NOTHING] & (look.at < lesson.tail)
+    of_row, wanted = look.wanted
+    columns = torch.full_like(look.of, NOTHING).index_put((of_row,), wanted)
+    is_single = of_row.bincount(minlength=len(columns)) == 1
+    is_meant = is_single & (columns != NOTHING) & (look.at < lesson.tail)
     rows = is_meant.nonzero()[:_MOST_ROWS, 0]
     if not len(rows):
         return []
-    of, at, columns = look.of[rows], look.at[rows], wanted[rows].float().argmax(1)
+    of, at, columns = look.of[rows], look.at[rows], columns[rows]
     own, theirs = query[of, head, at].detach().float(), key[of, head, columns].detach().float()
     # Moved by d positions, the score is a sum of cosines and sines of d.
     half = HEAD_DIM // 2

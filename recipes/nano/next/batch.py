@@ -52,16 +52,8 @@ class Looks:
     """(B, most rows of a sequence) columns that look; the last column fills it up."""
     number: Tensor
     """(rows,) where each stands in `padded`, flat."""
-    cells: Tensor
-    """(2, wanted) rows and columns of `wanted`."""
-    total: int
-    """N."""
-
-    def wanted(self) -> Tensor:
-        """(rows, N) bool."""
-        out = torch.zeros(len(self.of), self.total, dtype=torch.bool, device=self.of.device)
-        out[self.cells[0], self.cells[1]] = True
-        return out
+    wanted: Tensor
+    """(2, wanted) row and column of where each row should look, in one place of several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +230,7 @@ def _looks(sheets: list[Sheet], total: int) -> tuple[Looks, ...]:
         of, at = _columns([(i, row) for i, row, _ in rows])
         wanted = _columns([(k, column) for k, (_, _, own) in enumerate(rows) for column in own])
         padded = _padded(of, at, len(sheets), total)
-        out.append(Looks(layer, head, of, at, *padded, wanted, total))
+        out.append(Looks(layer, head, of, at, *padded, wanted))
     return tuple(out)
 
 

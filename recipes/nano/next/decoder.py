@@ -117,11 +117,20 @@ def look_losses(
         columns = look.padded - (key.shape[1] - query.shape[1])
         rows = query.gather(1, columns[..., None].expand(-1, -1, HEAD_DIM))
         own = (rows @ key.mT).flatten(0, 1).index_select(0, look.number)
-        scores, wanted = own * HEAD_DIM**-0.5 + bias[look.of, 0, look.at], look.wanted()
-        scores = scores - (margin if look.layer else 0.0) * wanted
-        hit = scores.masked_fill(~wanted, SHUT).logsumexp(-1)
-        losses[f"look{look.layer}{look.head}"] = (scores.logsumexp(-1) - hit).mean()
+        scores = own * HEAD_DIM**-0.5 + bias[look.of, 0, look.at]
+        row, column = look.wanted
+        if look.layer:
+            scores.index_put_((row, column), scores.new_tensor(-margin), accumulate=True)
+        shares = scores.log_softmax(-1)[row, column]
+        losses[f"look{look.layer}{look.head}"] = -_log_sums(shares, row, len(scores)).mean()
     return losses
+
+
+def _log_sums(logs: Tensor, of: Tensor, rows: int) -> Tensor:
+    """(rows,) logarithm of the sum of what these are logarithms of, row by row."""
+    most = torch.full((rows,), SHUT, device=logs.device)
+    most = most.scatter_reduce(0, of, logs.detach(), "amax")
+    return most + torch.zeros_like(most).index_add(0, of, (logs - most[of]).exp()).log()
 
 
 def held_losses(watched: list[Watched], lesson: Lesson) -> dict[str, Tensor]:
