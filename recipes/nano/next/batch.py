@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recipes.nano.next import gathers, links
+from recipes.nano.next import befores, gathers, links
 from recipes.nano.next.groups import GROUPS
 from recipes.nano.next.shape import ID
 from recipes.nano.next.sheet import LETTERS, Sheet
@@ -68,7 +68,7 @@ class Knows:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Tokens whose queries or keys of one head are told, as in `gathers` and `links`."""
+    """Tokens whose queries or keys of one head are told, as in `gathers`, `befores` and `links`."""
 
     layer: int
     head: int
@@ -181,6 +181,7 @@ def join(sheets: list[Sheet], features: list[Tensor], loudness: list[Loudness]) 
         _looks(sheets, total),
         (
             *_held([sheet.gathers for sheet in sheets], gathers.LAYER, GROUPS),
+            *_held([sheet.befores for sheet in sheets], befores.LAYER, befores.TOLD),
             *_held([sheet.links for sheet in sheets], links.LAYER, links.TOLD),
         ),
         _knows(sheets),

@@ -12,7 +12,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLay
 
 from pipeline.lettering import ALPHABET, CODE_LENGTH
 from recipes.nano.codes import CODE_NORM, class_codes
-from recipes.nano.next import gathers, links
+from recipes.nano.next import befores, gathers, links
 from recipes.nano.next.asked import CLOCK_SIZES
 from recipes.nano.next.batch import SHUT, Held, Lesson
 from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN
@@ -39,7 +39,7 @@ EVEN = (SEEN, EARLIER)
 SAME = {NEXT_COMING: COMING, NEXT_GOING: GOING}
 """Known in the same form, so that one can be matched with the other."""
 LOUDER = 5.0
-"""Times that what heads hold in the first layer is told: they have other tasks in other tokens."""
+"""Times that what heads hold in the first two layers is told: they have other tasks too."""
 
 
 class Watched(NamedTuple):
@@ -149,15 +149,24 @@ def held_losses(watched: list[Watched], lesson: Lesson) -> dict[str, Tensor]:
 
 def wanted(one: Held) -> Tensor:
     """(rows, HEAD_DIM) of length 1: what these queries or keys are told to hold."""
-    if one.layer == gathers.LAYER:
-        return gathers.wanted(one.told, is_key=one.is_key)
-    return links.wanted(one.told, is_key=one.is_key)
+    return _WANTED[one.layer](one.told, is_key=one.is_key)
 
 
 def is_about_things(one: Held) -> Tensor:
-    """(rows,) bool."""
-    things = one.told if one.layer == gathers.LAYER else one.told[:, : links.NOTHING_AT]
-    return things.abs().amax(1) > 0
+    """(rows,) bool: about things, or about pairs that show them."""
+    return one.told[:, : _NOTHING_AT[one.layer]].abs().amax(1) > 0
+
+
+_WANTED = {
+    gathers.LAYER: gathers.wanted,
+    befores.LAYER: befores.wanted,
+    links.LAYER: links.wanted,
+}
+_NOTHING_AT = {
+    gathers.LAYER: None,
+    befores.LAYER: befores.NOTHING_AT,
+    links.LAYER: links.NOTHING_AT,
+}
 
 
 class Probes(nn.Module):
@@ -226,7 +235,7 @@ def _set_loss(logits: Tensor, wanted: Tensor) -> Tensor:
 
 
 _EASY = (f"know{LETTERS}", f"know{CLOCK}")
-_GATHERED = (f"ask{gathers.LAYER}", f"key{gathers.LAYER}")
+_LOUDER = tuple(f"{part}{own.LAYER}" for part in ("ask", "key") for own in (gathers, befores))
 _SETS = (f"know{SEEN}", f"know{EARLIER}", f"know{CHANGED}")
 
 
@@ -263,7 +272,7 @@ def lesson_loss(
     for name, value in knows.items():
         helped = helped + weight_of.get(name, naming) * value
     for name, value in held.items():
-        louder = LOUDER if name.startswith(_GATHERED) else 1.0
+        louder = LOUDER if name.startswith(_LOUDER) else 1.0
         helped = helped + linking * louder * value
     free = weights > 0.5
     said = logits.argmax(-1, keepdim=True)

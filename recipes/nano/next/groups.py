@@ -12,6 +12,10 @@ GROUPS = 5
 and of the next one's time the opening, the point, the word and what begins its pictures."""
 
 
+WATCHERS = ("<|vision_end|>", "<", ".", " seconds>", "<|vision_start|>")
+"""By group."""
+
+
 def group_of(thing: int) -> int:
     """Things that share colour or shape are hardly ever of one group."""
     return (thing // 6 + thing % 6) % GROUPS

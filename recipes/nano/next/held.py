@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recipes.nano.next import gathers, links
+from recipes.nano.next import befores, gathers, links
 from recipes.nano.next.batch import ENDED, Held, Lesson
 from recipes.nano.next.decoder import is_about_things, wanted
-from recipes.nano.next.shape import HEAD_DIM, LAYERS
+from recipes.nano.next.shape import HEAD_DIM, HEADS, LAYERS
 
-GAINS = {gathers.LAYER: gathers.GAIN, links.LAYER: links.GAIN}
+GAINS = {own.LAYER: own.GAIN for own in (gathers, befores, links)}
+_TOLD_HEADS = {gathers.LAYER: range(HEADS), befores.LAYER: befores.HEADS}
+"""Of layers whose heads have other tasks in other tokens."""
 _RIDGE = 1e-4
 _OTHER = 2
 """Kind of a token that is told nothing, beside those told of none (0) and of a thing (1)."""
@@ -41,8 +43,8 @@ def open_layer(layers: nn.ModuleList, number: int, lessons: list[tuple[Tensor, L
     of each lesson, by least squares: tokens that are told of a thing and those that are told of
     none count alike.
 
-    In the first layer, which projects what tokens are by themselves, all others go on to hold what
-    they do, and count a little.
+    In the first two, whose heads have other tasks in other tokens, these go on to hold what they
+    do, and count a little.
     """
     for is_key, name in ((False, "q_proj"), (True, "k_proj")):
         projection = layers[number].get_parameter(f"self_attn.{name}.weight")
@@ -54,11 +56,13 @@ def open_layer(layers: nn.ModuleList, number: int, lessons: list[tuple[Tensor, L
                 parts.setdefault(one.head, []).append(
                     (own, wanted(one), is_about_things(one).long())
                 )
-            if number == gathers.LAYER:
-                own = known[_others(lesson, told, is_key=is_key)]
+            if number in _TOLD_HEADS:
+                own = known[_others(lesson, told, but_pictures=is_key and number == gathers.LAYER)]
                 now = F.normalize((own @ projection.T).view(len(own), -1, HEAD_DIM), dim=-1)
-                for head in range(now.shape[1]):
-                    ones = torch.full((len(own),), _OTHER, device=own.device)
+                if is_key and number == befores.LAYER:
+                    now = befores.told_apart(now)
+                ones = torch.full((len(own),), _OTHER, device=own.device)
+                for head in _TOLD_HEADS[number]:
                     parts.setdefault(head, []).append((own, now[:, head], ones))
         for head, rows in parts.items():
             inputs, wishes, kinds = (torch.cat(part) for part in zip(*rows, strict=True))
@@ -66,12 +70,13 @@ def open_layer(layers: nn.ModuleList, number: int, lessons: list[tuple[Tensor, L
             projection[own_rows] = _fitted(inputs, wishes * HEAD_DIM**0.5, kinds)
 
 
-def _others(lesson: Lesson, told: list[Held], *, is_key: bool) -> Tensor:
-    """(B, N) bool. No picture's key: they are told, but for those that show a thing in part."""
+def _others(lesson: Lesson, told: list[Held], *, but_pictures: bool) -> Tensor:
+    """(B, N) bool: tokens that are told nothing. In the first layer pictures' keys are told, but
+    for those that show a thing in part."""
     others = lesson.bias.owner > ENDED
     for one in told:
         others[one.of, one.at] = False
-    return others & ~lesson.visual if is_key else others
+    return others & ~lesson.visual if but_pictures else others
 
 
 def _fitted(inputs: Tensor, wishes: Tensor, kinds: Tensor) -> Tensor:

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Qwen3VLForConditionalGeneration
 
-from recipes.nano.next import gathers, links
 from recipes.nano.next import tokenizer as tokenizer_step
 from recipes.nano.next.decoder import lesson_loss, run
 from recipes.nano.next.device import moved
 from recipes.nano.next.drawn import DrawnAhead
+from recipes.nano.next.held import GAINS
 from recipes.nano.next.plan import EARLY, LATE, Plan
 from recipes.nano.next.progress import Loop, add_shared, rate
 from recipes.nano.next.shape import PUBLISHED, RUNS
@@ -76,8 +76,8 @@ def main() -> None:
         type=int,
         nargs="*",
         default=(),
-        choices=(gathers.LAYER, links.LAYER),
-        help="layers that begin with what fits what `gathers` and `links` tell",
+        choices=tuple(GAINS),
+        help="layers that begin with what fits what `gathers`, `befores` and `links` tell",
     )
     options = parser.parse_args()
     if (options.recall or options.fitted) and not options.spans:

@@ -40,6 +40,8 @@ class Sheet:
     `links.wanted`."""
     gathers: list[tuple[int, bool, int, dict[int, int]]] = field(default_factory=list)
     """The same of a head that gathers; see `gathers.wanted`."""
+    befores: list[tuple[int, bool, int, dict[int, int]]] = field(default_factory=list)
+    """The same of a head that looks at the pair before; see `befores.wanted`."""
     knows: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
     """(column, what, classes): what a token should know before the last layer."""
     exempt: list[tuple[int, list[int]]] = field(default_factory=list)

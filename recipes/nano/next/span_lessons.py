@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recipes.nano.lessons import absent_class
-from recipes.nano.next import links
+from recipes.nano.next import befores, links
 from recipes.nano.next.asked import clock_flags
 from recipes.nano.next.courses import Course
 from recipes.nano.next.groups import group_of, part_of
@@ -135,7 +135,9 @@ def _teach_watcher(
     if number in watch.hidden:
         return
     before = [watch.columns[number - 1]] if number else [NOTHING]
-    sheet.looks += [(1, head, own, before) for head in (0, 2)]
+    for head in befores.HEADS:
+        sheet.looks.append((befores.LAYER, head, own, before))
+        sheet.befores += [(head, is_key, own, {watch.group: 1}) for is_key in (False, True)]
     sheet.looks.append((1, 1, own, list(pads.values())))
     sheet.exempt.append((own, before))
     comes, goes = (
@@ -226,6 +228,8 @@ def _teach_keys(rng: np.random.Generator, sheet: Sheet, pads: list[dict[int, int
     others = [first - back for first in firsts for back in (5, 3)]
     others += [int(rng.choice(list(own.values()))) for own in pads]
     others += [column for column, what in sheet.holds.items() if what == THING]
+    for head in befores.HEADS:
+        sheet.befores += [(head, True, NOTHING, {befores.NOTHING_AT: 1})] * len(pads)
     for head in range(HEADS):
         # One of many that are no event, and looked at by every first coming.
         sheet.links += [(head, True, NOTHING, {links.NOTHING_AT: 1})] * len(pads)

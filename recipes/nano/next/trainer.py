@@ -12,9 +12,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import Qwen3VLForConditionalGeneration
 
 from recipes.nano.network import new_model
+from recipes.nano.next import befores
 from recipes.nano.next.alike import Alike, alike_distances
 from recipes.nano.next.batch import Lesson
 from recipes.nano.next.decoder import Probes, Watched, run
+from recipes.nano.next.groups import WATCHERS
 from recipes.nano.next.held import hold_gains, open_layer
 from recipes.nano.next.lessons import HEADS_OF
 from recipes.nano.next.recall import with_recall
@@ -76,11 +78,16 @@ class Trainer:
         self.alike.add(kind, step, alike_distances(watched, lesson, text.rotary_emb.inv_freq))
 
     def open_recall(self, tokenizer: Tokenizer) -> None:
-        """Let heads begin to pass on times of what they look at; see `recall`."""
+        """Let heads begin to pass on times of what they look at, and watchers begin apart; see
+        `recall` and `befores`."""
         text = self.model.model.language_model
+        watchers = tokenizer.encode_batch([*WATCHERS], add_special_tokens=False)
+        state = text.state_dict()
+        words = state["embed_tokens.weight"]
+        state["embed_tokens.weight"] = befores.set_apart(words, [own.ids[0] for own in watchers])
         encoded = tokenizer.encode_batch([str(n) for n in range(100)], add_special_tokens=False)
         numbers = torch.tensor([own.ids[0] for own in encoded])
-        text.load_state_dict(with_recall(text.state_dict(), numbers))
+        text.load_state_dict(with_recall(state, numbers))
 
     def open_held(self, layer: int, lessons: list[Lesson]) -> None:
         """Let heads of this layer begin with what a projection can tell already; see `held`."""
