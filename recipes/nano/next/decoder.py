@@ -14,8 +14,8 @@ from pipeline.lettering import ALPHABET, CODE_LENGTH
 from recipes.nano.codes import CODE_NORM, class_codes
 from recipes.nano.next import befores, gathers, links
 from recipes.nano.next.asked import CLOCK_SIZES
-from recipes.nano.next.batch import SHUT, Held, Lesson
-from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN
+from recipes.nano.next.batch import SHUT, Held, Lesson, Looks
+from recipes.nano.next.shape import FAR, HEAD_DIM, HEADS, HIDDEN, ROPE_THETA
 from recipes.nano.next.sheet import (
     CHANGED,
     CLOCK,
@@ -34,6 +34,15 @@ from recipes.nano.pictures import CLASSES
 STATE_OF = {NAMED: 0, SEEN: 0, LETTERS: 1, CLOCK: 1, THING: 1, CHANGED: 1}
 STATE_OF |= dict.fromkeys((COMING, GOING, NEXT_COMING, NEXT_GOING), 2)
 """The layer behind which a token should know it; EARLIER once it has looked in the second."""
+JOINS = (1, 0)
+"""Layer and head that joins a code and a thing of one pair."""
+_STILL_RAD = 0.5
+SLOW = [
+    number
+    for number in range(HEAD_DIM)
+    if ROPE_THETA ** -(number % (HEAD_DIM // 2) / (HEAD_DIM // 2)) * FAR < _STILL_RAD
+]
+"""Numbers that turn by less over a million tokens."""
 EVEN = (SEEN, EARLIER)
 """Known as strongly whatever else is: what changes is the difference of the two."""
 SAME = {NEXT_COMING: COMING, NEXT_GOING: GOING}
@@ -114,16 +123,25 @@ def look_losses(
     apart = [[own.q.unbind(1), own.k.unbind(1)] for own in watched]
     for look in lesson.looks:
         query, key = (heads[look.head] for heads in apart[look.layer])
-        columns = look.padded - (key.shape[1] - query.shape[1])
-        rows = query.gather(1, columns[..., None].expand(-1, -1, HEAD_DIM))
-        own = (rows @ key.mT).flatten(0, 1).index_select(0, look.number)
-        scores = own * HEAD_DIM**-0.5 + bias[look.of, 0, look.at]
-        row, column = look.wanted
-        if look.layer:
-            scores.index_put_((row, column), scores.new_tensor(-margin), accumulate=True)
-        shares = scores.log_softmax(-1)[row, column]
-        losses[f"look{look.layer}{look.head}"] = -_log_sums(shares, row, len(scores)).mean()
+        own = _missed(query, key, look, bias, margin if look.layer else 0.0)
+        losses[f"look{look.layer}{look.head}"] = own.mean()
+        if (look.layer, look.head) == JOINS:
+            still = [part[:, look.head, :, SLOW] for part in watched[look.layer][2:4]]
+            is_shown = lesson.visual[look.of, look.at]
+            own = _missed(*still, look, bias, margin)[is_shown]
+            losses[f"still{look.layer}{look.head}"] = own.sum() / is_shown.sum().clamp_min(1)
     return losses
+
+
+def _missed(query: Tensor, key: Tensor, look: Looks, bias: Tensor, margin: float) -> Tensor:
+    """(rows,) −log of the attention to where each should look, from (B, N, numbers) of its head."""
+    columns = look.padded - (key.shape[1] - query.shape[1])
+    rows = query.gather(1, columns[..., None].expand(-1, -1, query.shape[2]))
+    own = (rows @ key.mT).flatten(0, 1).index_select(0, look.number)
+    scores = own * HEAD_DIM**-0.5 + bias[look.of, 0, look.at]
+    row, column = look.wanted
+    scores.index_put_((row, column), scores.new_tensor(-margin), accumulate=True)
+    return -_log_sums(scores.log_softmax(-1)[row, column], row, len(scores))
 
 
 def _log_sums(logs: Tensor, of: Tensor, rows: int) -> Tensor:
