@@ -126,9 +126,9 @@ def look_losses(
         own = _missed(query, key, look, bias, margin if look.layer else 0.0)
         losses[f"look{look.layer}{look.head}"] = own.mean()
         if (look.layer, look.head) == JOINS:
-            still = [part[:, look.head, :, SLOW] for part in watched[look.layer][2:4]]
-            is_shown = lesson.visual[look.of, look.at]
-            own = _missed(*still, look, bias, margin)[is_shown]
+            layer, is_shown = watched[look.layer], lesson.visual[look.of, look.at]
+            query, key = layer.still_q[:, look.head, :, SLOW], layer.still_k[:, look.head, :, SLOW]
+            own = _missed(query, key, look, bias, margin)[is_shown]
             losses[f"still{look.layer}{look.head}"] = own.sum() / is_shown.sum().clamp_min(1)
     return losses
 
