@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -15,15 +13,14 @@ from torch import Tensor
 from pipeline.needles import ASKS, NONE, ask_for
 from pipeline.questions import build_questions
 from recipes.nano.codes import class_codes, ground_code
-from recipes.nano.next.alike import EVERY, KEPT, Alike, alike_distances
 from recipes.nano.next.asked import clock_classes
-from recipes.nano.next.batch import Lesson, Looks, Loudness, join
+from recipes.nano.next.batch import Lesson, Loudness, join
 from recipes.nano.next.courses import Course, draw_course, worded_features
-from recipes.nano.next.decoder import Watched, lesson_loss, look_losses, run
+from recipes.nano.next.decoder import JOINS, SLOW, Watched, lesson_loss, look_losses, run
 from recipes.nano.next.lessons import LessonMaker
 from recipes.nano.next.retrieve import whole_answers
 from recipes.nano.next.see import new_reader, tower
-from recipes.nano.next.shape import FAR, HIDDEN, LAYERS, published_part
+from recipes.nano.next.shape import FAR, HEAD_DIM, HIDDEN, ID, LAYERS, published_part
 from recipes.nano.next.sheet import LETTERS, NAMED, THING, Sheet
 from recipes.nano.next.tokenizer import ANSWER, build
 from recipes.nano.next.trainer import new_trainer
@@ -39,12 +36,10 @@ def maker() -> LessonMaker:
     return LessonMaker(TOKENIZER)
 
 
-def draw_row(
-    maker: LessonMaker, seed: int, questions: int = 6, alike: Sequence[int] = ()
-) -> tuple[Course, Sheet]:
+def draw_row(maker: LessonMaker, seed: int, questions: int = 6) -> tuple[Course, Sheet]:
     rng = np.random.default_rng(seed)
     course = draw_course(rng, 8, 12)
-    return course, maker.row(rng, course, (3, 4), questions, alike)
+    return course, maker.row(rng, course, (3, 4), questions)
 
 
 def text_of(ids: list[int]) -> str:
@@ -236,42 +231,27 @@ def test_names_of_things_weigh_as_they_are_told_to(maker: LessonMaker) -> None:
     assert named - without == pytest.approx(told[f"know{THING}"] + told[f"know{NAMED}"], rel=1e-4)
 
 
-def test_distances_at_which_pairs_look_alike_are_found_and_taught(maker: LessonMaker) -> None:
-    inv_freq = 1e13 ** -(torch.arange(32) / 32)
-    number = 3
-    turn = 2 * np.pi / float(inv_freq[number])
-    same = torch.zeros(1, 4, 6, 64)
-    same[..., number] = 1
-    at, first = torch.tensor([4]), torch.tensor([0])
-    look = Looks(1, 0, first, at, at[None], first, torch.tensor([[0], [2]]))
-    _, lesson = joined(maker, range(1), Loudness(0, 0, 0))
-    found = alike_distances(
-        [Watched(*[same] * 6)] * 2, replace(lesson, looks=(look,)), inv_freq, 50
-    )
-    assert len(found) == 50
-    assert all(abs(d / turn - round(d / turn)) < 0.02 for d in found)
-    apart = set()
-    for seed in range(20):
-        course, sheet = draw_row(maker, seed, alike=[found[7]])
-        begins: dict[int, int] = {}
-        for position, owner in zip(sheet.positions, sheet.owner, strict=True):
-            begins.setdefault(owner, position[0])
-        own = [begins[number] for number in range(len(course.pairs))]
-        apart |= {b - a for a in own for b in own}
-        assert max(p[0] for p in sheet.positions) < FAR
-    assert found[7] in apart
+def joining_losses(numbers: list[int]) -> tuple[float, float]:
+    """Of the head that joins a pair's code and thing, where it finds what it should look at by
+    these numbers: where it looks, and where it would without knowing where anything stands."""
+    queries = torch.zeros(1, 4, 6, HEAD_DIM)
+    keys = queries.clone()
+    queries[0, JOINS[1], 5, numbers] = 10.0
+    keys[0, JOINS[1], 2, numbers] = 10.0
+    sheet = Sheet()
+    sheet.say([ID["<|video_pad|>"]] * 6, 0, -1)
+    sheet.looks.append((*JOINS, 5, [2]))
+    lesson = join([sheet], [torch.zeros(6, HIDDEN)], [Loudness(0, 0, 0)])
+    watched = [Watched(queries, keys, queries, keys, keys, keys)] * 2
+    losses = look_losses(watched, lesson, lesson.bias.written_out())
+    return float(losses["look10"]), float(losses["still10"])
 
 
-def test_finds_are_used_from_the_next_hundred_steps_on() -> None:
-    known = Alike()
-    for number in range(2 * KEPT):
-        step = number * EVERY + 1
-        assert known.is_due("spans", step)
-        known.add("spans", step, [number])
-        assert not known.is_due("spans", step + EVERY - 2)
-        used = list(range(max(0, number - KEPT), number))
-        assert known.known("spans", step) == known.known("spans", step + EVERY - 2) == used
-        assert not known.known("codes", step)
+def test_a_code_and_a_thing_are_joined_by_what_does_not_turn() -> None:
+    turning = [number for number in range(HEAD_DIM) if number not in SLOW]
+    assert len(SLOW) == 36
+    assert joining_losses(turning[:4]) == pytest.approx((0, np.log(6)), abs=1e-3)
+    assert joining_losses(SLOW[:4]) == pytest.approx((0, 0), abs=1e-3)
 
 
 def test_a_margin_is_asked_for_behind_the_first_layer(maker: LessonMaker) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -16,13 +18,11 @@ from recipes.nano.next.see import letter_scores, strayed, wanted_features
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_pictures_drawn_ahead_depend_on_their_step_alone(workers: int) -> None:
-    def tell(step: int) -> int:
-        return 20 + step
-
-    with DrawnAhead(draw_batch, tell, seed=5, steps=4, workers=workers) as drawn:
+    drawing = partial(draw_batch, tokens=24)
+    with DrawnAhead(drawing, seed=5, steps=4, workers=workers) as drawn:
         ahead = [drawn.step(number) for number in (1, 2, 3)]
     for number, (pictures, grid) in enumerate(ahead, start=1):
-        alone, own_grid = draw_batch(np.random.default_rng((5, number)), 20 + number)
+        alone, own_grid = drawing(np.random.default_rng((5, number)), number)
         assert grid == own_grid
         assert torch.equal(pictures.pairs, alone.pairs)
         assert torch.equal(pictures.letters, alone.letters)

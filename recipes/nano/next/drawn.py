@@ -18,33 +18,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Told = TypeVar("Told")
 Drawn = TypeVar("Drawn")
 DEPTH, MOST = 4, 64
-"""Steps that are drawn and wait, for each process and in all: fewer than `alike.EVERY`, or a lesson
-would be drawn before what it is told is found."""
+"""Steps that are drawn and wait, for each process and in all."""
 
 
-class DrawnAhead(Generic[Told, Drawn]):
-    """What `draw` makes for each step, from a generator that depends on seed and step alone and
-    from what `tell` says of that step."""
+class DrawnAhead(Generic[Drawn]):
+    """What `draw` makes of each step, from a generator that depends on seed and step alone."""
 
     def __init__(
         self,
-        draw: Callable[[np.random.Generator, Told], Drawn],
-        tell: Callable[[int], Told],
+        draw: Callable[[np.random.Generator, int], Drawn],
         seed: int,
         steps: int,
         workers: int = 1,
     ) -> None:
-        self._tell, self._seed, self._steps = tell, seed, steps
+        self._seed, self._steps = seed, steps
         self._depth = min(MOST, DEPTH * workers)
         self._waiting: dict[int, Future[bytes]] = {}
         # Spawned: a fork would share the training's threads, locked as they happen to be.
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(workers, context, _begin, (draw,))
 
-    def __enter__(self) -> DrawnAhead[Told, Drawn]:
+    def __enter__(self) -> DrawnAhead[Drawn]:
         return self
 
     def __exit__(
@@ -59,16 +55,15 @@ class DrawnAhead(Generic[Told, Drawn]):
         """What is drawn for a step; steps are asked for in order."""
         for ahead in range(number, min(self._steps, number + self._depth)):
             if ahead not in self._waiting:
-                told = self._tell(ahead)
-                self._waiting[ahead] = self._pool.submit(_drawn, self._seed, ahead, told)
+                self._waiting[ahead] = self._pool.submit(_drawn, self._seed, ahead)
         drawn: Drawn = pickle.loads(self._waiting.pop(number).result())
         return drawn
 
 
-_draw: Callable[[np.random.Generator, Any], Any]
+_draw: Callable[[np.random.Generator, int], Any]
 
 
-def _begin(draw: Callable[[np.random.Generator, Any], Any]) -> None:
+def _begin(draw: Callable[[np.random.Generator, int], Any]) -> None:
     global _draw
     _draw = draw
     torch.set_num_threads(1)
@@ -80,9 +75,9 @@ def _begin(draw: Callable[[np.random.Generator, Any], Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _drawn(seed: int, step: int, told: Any) -> bytes:
+def _drawn(seed: int, step: int) -> bytes:
     packed = io.BytesIO()
-    _Pickler(packed, 5).dump(_draw(np.random.default_rng((seed, step)), told))
+    _Pickler(packed, 5).dump(_draw(np.random.default_rng((seed, step)), step))
     gc.collect()
     return packed.getvalue()
 

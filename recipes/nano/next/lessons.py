@@ -4,8 +4,6 @@ and with what each part of the decoder should look at and know on the way to an 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from tokenizers import Tokenizer
 
@@ -20,16 +18,10 @@ from recipes.nano.next.asked import (
     matching,
 )
 from recipes.nano.next.courses import Course, Shown
-from recipes.nano.next.shape import FAR, HEADS, ID, LAYERS
+from recipes.nano.next.shape import HEADS, ID, LAYERS
 from recipes.nano.next.sheet import CLOCK, LETTERS, NAMED, NOTHING, THING, Sheet
 from recipes.nano.next.tokenizer import ANSWER, BEFORE, CLOSE, CLOSINGS, OPENINGS, TO
 from schemas.time import timestamp_text
-
-ALIKE_ODDS = 0.7
-"""Share of lessons, and of their pairs, that stand an alike distance behind an earlier pair."""
-_ROOM = 2_000
-"""Positions kept for the pairs that follow."""
-
 
 HEADS_OF = {LETTERS: (0, 1), THING: (2,), CLOCK: (3,)}
 """Heads of the last layer that match what is asked by it; the others look at `NOTHING`. A key holds
@@ -67,10 +59,9 @@ class LessonMaker:
         course: Course,
         grid: tuple[int, int],
         questions: int,
-        alike: Sequence[int] = (),
     ) -> Sheet:
-        """A video and at most `questions` questions, as it allows; `alike` as in `video`."""
-        sheet, pads, at = self.video(rng, course, grid, alike)
+        """A video and at most `questions` questions, as it allows."""
+        sheet, pads, at = self.video(rng, course, grid)
         for number in range(questions):
             asked = draw_question(rng, course, self._odds, self._absent)
             if asked is not None:
@@ -82,24 +73,12 @@ class LessonMaker:
         rng: np.random.Generator,
         course: Course,
         grid: tuple[int, int],
-        alike: Sequence[int] = (),
-        may_move: frozenset[int] | None = None,
     ) -> tuple[Sheet, list[dict[int, int]], int]:
-        """A sheet without questions, each pair's columns by merged token, and the next position.
-
-        `alike`: positions from one pair to another that look to the model as if they were one.
-        Pairs of `may_move`, or any, come to stand so far behind an earlier one.
-        """
+        """A sheet without questions, each pair's columns by merged token, and the next position."""
         sheet, pads = Sheet(), []
-        begins: list[int] = []
         at = sheet.say(self.encode("<|im_start|>user\n"), course.start, -1)
-        odds = ALIKE_ODDS if alike and rng.uniform() < ALIKE_ODDS else 0.0
         for number, shown in enumerate(course.pairs):
             at += int(course.gaps[number])
-            moves = may_move is None or number in may_move
-            if begins and moves and rng.uniform() < odds:
-                at += _to_alike_place(rng, begins, at, alike)
-            begins.append(at)
             at, own = self._pair(sheet, course, number, at, grid)
             pads.append(own)
             self._teach_pair(rng, sheet, shown, own, float(course.seconds[number]))
@@ -242,12 +221,3 @@ class LessonMaker:
         sheet.knows.append((gather, asked.what, asked.classes))
         if asked.what == THING:
             sheet.knows.append((gather, NAMED, asked.classes))
-
-
-def _to_alike_place(
-    rng: np.random.Generator, begins: list[int], at: int, distances: Sequence[int]
-) -> int:
-    """Positions to leave out so that some earlier pair lies one of `distances` away."""
-    ahead = begins[int(rng.integers(len(begins)))] + np.asarray(distances) - at
-    ahead = ahead[(ahead >= 0) & (ahead < FAR - at - _ROOM)]
-    return int(rng.choice(ahead)) if len(ahead) else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -42,14 +41,12 @@ def draw_lesson(
     pairs: tuple[int, int],
     tokens: int,
     loudest: float,
-    alike: Sequence[int] = (),
 ) -> Lesson:
     """A batch of about `tokens` tokens, rows of one length."""
     count, grids = _draw_sizes(rng, pairs, tokens, QUESTIONS * TOKENS_PER_QUESTION)
     courses = [draw_course(rng, count, rows * cols) for rows, cols in grids]
     sheets = [
-        maker.row(rng, course, grid, QUESTIONS, alike)
-        for course, grid in zip(courses, grids, strict=True)
+        maker.row(rng, course, grid, QUESTIONS) for course, grid in zip(courses, grids, strict=True)
     ]
     features = [worded_features(rng, course) for course in courses]
     return join(sheets, features, draw_loudness(rng, len(sheets), loudest))
@@ -62,14 +59,12 @@ def draw_span_lesson(
     pairs: tuple[int, int],
     tokens: int,
     loudest: float,
-    alike: Sequence[int] = (),
 ) -> Lesson:
     """The same, of `find` questions."""
     count, grids = _draw_sizes(rng, pairs, tokens, SPAN_QUESTIONS * TOKENS_PER_SPAN_QUESTION)
     drawn = [draw_spans(rng, count, rows * cols) for rows, cols in grids]
     sheets = [
-        lessons.row(rng, own, grid, SPAN_QUESTIONS, alike)
-        for own, grid in zip(drawn, grids, strict=True)
+        lessons.row(rng, own, grid, SPAN_QUESTIONS) for own, grid in zip(drawn, grids, strict=True)
     ]
     features = [worded_features(rng, own.course) for own in drawn]
     # A token of a short lesson stands for more of them than one of a long lesson.
@@ -140,15 +135,13 @@ class Plan:
             return draw_lesson(rng, self.later, pairs=(3, 28), **sizes)
         return draw_span_lesson(rng, SpanLessons(self.later), pairs=(16, 90), **sizes)
 
-    def draw(self, rng: np.random.Generator, told: tuple[int, list[int]]) -> Lesson:
-        """The lesson of a step, given at which distances pairs look alike."""
-        step, alike = told
+    def draw(self, rng: np.random.Generator, step: int) -> Lesson:
+        """The lesson of a step."""
         share = self.share(step)
         kind = self.kind(step)
         sizes: dict[str, Any] = {
             "tokens": self.tokens,
             "loudest": LOUDEST[kind] * min(1.0, share / 0.3),
-            "alike": alike,
         }
         if kind == SPANS:
             return draw_span_lesson(rng, SpanLessons(self.later), pairs=SPAN_PAIRS, **sizes)

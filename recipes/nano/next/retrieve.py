@@ -101,7 +101,7 @@ def main() -> None:
         trainer.open_held(layer, lessons)
 
     def one(_rng: np.random.Generator, step: int) -> dict[str, float]:
-        share, kind = plan.share(step), plan.kind(step)
+        share = plan.share(step)
         lesson = moved(drawn.step(step), trainer.model.device)
         loss, told = lesson_loss(
             trainer.model,
@@ -117,16 +117,11 @@ def main() -> None:
         trainer.optimizer.set_lr(rate(options.lr, step, options.steps, options.decline))
         trainer.optimizer.step(loss)
         trainer.mean.update_parameters(trainer.model)
-        if plan.goes_on and trainer.alike.is_due(kind, step):
-            trainer.seek_alike(kind, step, lesson)
         if step % 500 == 499:
             print(try_out(trainer.averaged, plan), flush=True)
         return told
 
-    def tell(step: int) -> tuple[int, list[int]]:
-        return step, trainer.alike.known(plan.kind(step), step)
-
-    with DrawnAhead(plan.draw, tell, options.seed, options.steps, options.workers) as drawn:
+    with DrawnAhead(plan.draw, options.seed, options.steps, options.workers) as drawn:
         loop.run(one)
     print(try_out(trainer.averaged, plan), flush=True)
 

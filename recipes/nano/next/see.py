@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -123,7 +124,7 @@ def reading_loss(
     return 0.5 * (distance + astray) + spelling + 0.5 * naming + probed, told_numbers
 
 
-def draw(rng: np.random.Generator, tokens: int) -> tuple[Pictures, tuple[int, int]]:
+def draw(rng: np.random.Generator, _step: int, *, tokens: int) -> tuple[Pictures, tuple[int, int]]:
     """A batch of about `tokens` tokens, and its grid."""
     grid = GRIDS[int(rng.choice(len(GRIDS), p=GRID_ODDS))]
     count = max(1, tokens // (grid[0] * grid[1]))
@@ -224,10 +225,8 @@ def main() -> None:
             print(try_out(reader.model), flush=True)
         return told
 
-    def tell(_step: int) -> int:
-        return int(options.tokens)
-
-    with DrawnAhead(draw, tell, options.seed, options.steps, options.workers) as drawn:
+    drawing = partial(draw, tokens=options.tokens)
+    with DrawnAhead(drawing, options.seed, options.steps, options.workers) as drawn:
         loop.run(one)
     print(try_out(reader.model, 160), flush=True)
 

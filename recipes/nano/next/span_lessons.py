@@ -10,7 +10,6 @@ of what had come then.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -249,11 +248,9 @@ class SpanLessons:
         drawn: SpanCourse,
         grid: tuple[int, int],
         questions: int,
-        alike: Sequence[int] = (),
     ) -> Sheet:
-        """A video and `questions` questions, a third of them about what is never shown. Only what
-        stands behind a gap may be moved: other pairs must know the one before."""
-        sheet, pads, at = self._maker.video(rng, drawn.course, grid, alike, drawn.hidden)
+        """A video and `questions` questions, a third of them about what is never shown."""
+        sheet, pads, at = self._maker.video(rng, drawn.course, grid)
         edges, watches = _Edges.of(drawn), _watches(drawn, pads)
         tokens = grid[0] * grid[1]
         for watch in watches:

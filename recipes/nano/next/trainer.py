@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -13,7 +13,6 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from recipes.nano.network import new_model
 from recipes.nano.next import befores
-from recipes.nano.next.alike import Alike, alike_distances
 from recipes.nano.next.batch import Lesson
 from recipes.nano.next.decoder import Probes, Watched, run
 from recipes.nano.next.groups import WATCHERS
@@ -40,7 +39,6 @@ class Trainer:
     mean: AveragedModel
     probes: Probes
     optimizer: Optimizers
-    alike: Alike = field(default_factory=Alike)
 
     @property
     def averaged(self) -> Qwen3VLForConditionalGeneration:
@@ -53,7 +51,6 @@ class Trainer:
             "mean": self.averaged.model.language_model.state_dict(),
             "probes": self.probes.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "alike": self.alike.found,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -66,16 +63,7 @@ class Trainer:
             self.averaged.model.language_model.load_state_dict(state["mean"])
             self.mean.n_averaged.fill_(1)
             self.optimizer.load_state_dict(state["optimizer"])
-            self.alike = Alike(state["alike"])
         hold_gains(text.layers)
-
-    def seek_alike(self, kind: str, step: int, lesson: Lesson) -> None:
-        """Find anew at which distances pairs look alike in lessons of this kind."""
-        text = self.model.model.language_model
-        watched: list[Watched] = []
-        with torch.no_grad():
-            run(self.model, lesson, watched)
-        self.alike.add(kind, step, alike_distances(watched, lesson, text.rotary_emb.inv_freq))
 
     def open_recall(self, tokenizer: Tokenizer) -> None:
         """Let heads begin to pass on times of what they look at, and watchers begin apart; see
