@@ -16,6 +16,8 @@ from recipes.nano.next.see import tower
 from recipes.nano.next.shape import CHECKPOINT, CONTEXT, PUBLISHED, RUNS, published, published_part
 from recipes.nano.next.trainer import learnt
 
+READERS, DECODERS = ("reader3.pt", "reader4.pt"), ("spans2.pt", "spans3.pt")
+"""Runs whose mean is published."""
 ADVICE = {"fps": 2.0, "pair_tokens": 144, "context_tokens": CONTEXT}
 """What a job gets where it is silent."""
 
@@ -24,12 +26,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--readers",
-        default="reader2.pt,reader3.pt",
+        default=",".join(READERS),
         help="runs of `see`, whose mean is taken, or 'published'",
     )
     parser.add_argument(
         "--decoders",
-        default="spans2.pt,spans3.pt",
+        default=",".join(DECODERS),
         help="runs of `retrieve`, whose mean is taken",
     )
     parser.add_argument("--folder", type=Path, default=CHECKPOINT)

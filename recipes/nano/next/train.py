@@ -1,58 +1,96 @@
-"""All steps in order. Steps stop by their count, and step k draws from a generator of its own: run
-it again to take up a stopped one, and a rerun on the same libraries gives the same weights.
+"""All steps: reading and retrieving, which know nothing of each other, side by side, then export.
+
+Steps stop by their count, and step k draws from a generator of its own: run it again to take up a
+stopped one, and a rerun on the same libraries gives the same weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from recipes.nano.next.shape import RUNS
 
 
-def steps(threads: int) -> list[tuple[str, str, list[str]]]:
-    """(name, module, arguments), in order. Reading and retrieving know nothing of each other; once
-    all else is learnt, pairs are taught apart that only look alike by where they stand; then a
-    layer is added, and spans are learnt beside."""
-    few = ["--threads", str(threads)]
-    on = [*few, "--lr", "1e-3", "--decline", "1.0"]
-    see_on = ["--begin", "reader.pt", "--name", "reader2.pt", "--steps", "5000", "--seed", "1"]
-    see_last = ["--begin", "reader2.pt", "--name", "reader3.pt", "--steps", "5500", "--seed", "2"]
-    apart = ["--begin", "decoder.pt", "--name", "decoder2.pt", "--steps", "4000", "--seed", "1"]
-    again = ["--begin", "decoder2.pt", "--name", "decoder3.pt", "--steps", "4000", "--seed", "3"]
-    grow = ["--begin", "decoder3.pt", "--name", "spans.pt", "--spans", "0.7", "--recall"]
-    grow += ["--fitted", "0", "--steps", "12000", "--lr", "1e-3"]
-    link = ["--begin", "spans.pt", "--name", "spans2.pt", "--spans", "0.65", "--fitted", "2"]
-    both = ["--begin", "spans2.pt", "--name", "spans3.pt", "--spans", "0.5", "--seed", "2"]
-    return [
-        ("see", "see", few),
-        ("see_on", "see", [*on, *see_on]),
-        ("see_last", "see", [*on, *see_last]),
-        ("retrieve", "retrieve", few),
-        ("retrieve_apart", "retrieve", [*on, *apart]),
-        ("retrieve_again", "retrieve", [*on, *again]),
-        ("spans", "retrieve", [*few, *grow]),
-        ("spans_link", "retrieve", [*on, *link, "--steps", "17000", "--seed", "1"]),
-        ("spans_last", "retrieve", [*on, *both, "--steps", "9000"]),
-        ("export", "export", []),
-    ]
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One run of a module; `name` stands before what it prints and marks it done."""
+
+    name: str
+    module: str
+    arguments: str
+
+
+READING = (
+    Step("see", "see", "--name reader.pt"),
+    Step("see_on", "see", "--begin reader.pt --name reader2.pt --steps 5000 --seed 1"),
+    Step("see_last", "see", "--begin reader2.pt --name reader3.pt --steps 5500 --seed 2"),
+    Step("see_more", "see", "--begin reader3.pt --name reader4.pt --steps 5500 --seed 3"),
+)
+"""Behind the first, the rate goes up and down again."""
+RETRIEVING = (
+    Step("retrieve", "retrieve", "--name decoder.pt"),
+    Step(
+        "spans",
+        "retrieve",
+        "--begin decoder.pt --name spans.pt --spans 0.7 --recall --fitted 0 1 --steps 2000 "
+        "--decline 0.02",
+    ),
+    Step(
+        "spans_link",
+        "retrieve",
+        "--begin spans.pt --name spans2.pt --spans 0.65 --fitted 2 --steps 7000 --seed 1",
+    ),
+    Step(
+        "spans_last",
+        "retrieve",
+        "--begin spans2.pt --name spans3.pt --spans 0.5 --steps 6000 --seed 2",
+    ),
+)
+"""First codes and things, by a decoder of three layers; then a layer is added for spans."""
+GOING_ON = ("--lr", "1e-3", "--decline", "1.0")
+"""Of steps that begin with what another one learnt, where they say nothing else."""
+
+
+def run_chain(chain: tuple[Step, ...], threads: int) -> int:
+    """Exit code of the first step that fails, or 0."""
+    for step in chain:
+        done = RUNS / f"{step.name}.done"
+        if done.exists():
+            continue
+        on = GOING_ON if "--begin" in step.arguments else ()
+        command = [sys.executable, "-m", f"recipes.nano.next.{step.module}"]
+        command += ["--threads", str(threads), *on, *step.arguments.split()]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                print(f"{step.name}: {line}", end="", flush=True)
+        if process.returncode:
+            return process.returncode
+        done.touch()
+    return 0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=2)
+    cores = os.cpu_count() or 1
+    parser.add_argument(
+        "--threads", type=int, default=max(1, cores // 2), help="of each of the two that run"
+    )
     options = parser.parse_args()
     RUNS.mkdir(parents=True, exist_ok=True)
-    for step, module, arguments in steps(options.threads):
-        done = RUNS / f"{step}.done"
-        if done.exists():
-            continue
-        print(step, flush=True)
-        command = [sys.executable, "-m", f"recipes.nano.next.{module}", *arguments]
-        if code := subprocess.run(command, check=False).returncode:
-            sys.exit(code)
-        done.touch()
+    # Ctrl-C is for the runs, which end the step at hand.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with ThreadPoolExecutor(2) as both:
+        ends = [both.submit(run_chain, chain, options.threads) for chain in (READING, RETRIEVING)]
+    if code := max(end.result() for end in ends):
+        sys.exit(code)
+    sys.exit(run_chain((Step("export", "export", ""),), options.threads))
 
 
 if __name__ == "__main__":

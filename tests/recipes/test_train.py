@@ -1,0 +1,42 @@
+"""The whole training as one command: its steps follow from each other."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from recipes.nano.next import train
+from recipes.nano.next.export import DECODERS, READERS
+from recipes.nano.next.train import READING, RETRIEVING, Step, run_chain
+
+
+def names_of(step: Step) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--begin", default="")
+    return parser.parse_known_args(step.arguments.split())[0]
+
+
+def test_every_step_begins_with_what_an_earlier_one_made() -> None:
+    made: list[str] = []
+    for chain in (READING, RETRIEVING):
+        for number, step in enumerate(chain):
+            own = names_of(step)
+            assert own.begin == (made[-1] if number else "")
+            made.append(own.name)
+    assert len(set(made)) == len(made)
+    assert {*READERS, *DECODERS} <= {*made}
+
+
+def test_a_chain_is_taken_up_behind_what_is_done_and_ends_where_a_step_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train, "RUNS", tmp_path)
+    (tmp_path / "old.done").touch()
+    chain = (Step("old", "missing", ""), Step("new", "shape", ""), Step("last", "missing", ""))
+    assert run_chain(chain, 1) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.done", "old.done"]
+    assert run_chain(chain[:2], 1) == 0
+    assert "old:" not in capsys.readouterr().out
