@@ -94,11 +94,14 @@ def main() -> None:
     trainer = new_trainer(options.seed, options.lr, plan.layers, options.device)
     loop = Loop(RUNS / options.name, options.steps, options.seed, trainer.state, trainer.load)
     loop.resume(options.begin, trainer.begin_as_published)
-    if options.recall and not loop.step:
-        trainer.open_recall(plan.tokenizer)
-    for layer in options.fitted if not loop.step else ():
+    if (options.recall or options.fitted) and not loop.step:
         lessons = [moved(plan.fitting(n), options.device) for n in range(FITTING_LESSONS)]
-        trainer.open_held(layer, lessons)
+        if options.recall:
+            trainer.set_apart(plan.tokenizer)
+        for layer in options.fitted:
+            trainer.open_held(layer, lessons)
+        if options.recall:
+            trainer.open_recall(lessons)
 
     def one(_rng: np.random.Generator, step: int) -> dict[str, float]:
         share = plan.share(step)

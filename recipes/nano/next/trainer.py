@@ -18,7 +18,7 @@ from recipes.nano.next.decoder import Probes, Watched, run
 from recipes.nano.next.groups import WATCHERS
 from recipes.nano.next.held import hold_gains, open_layer
 from recipes.nano.next.lessons import HEADS_OF
-from recipes.nano.next.recall import with_recall
+from recipes.nano.next.recall import known_of, with_recall
 from recipes.nano.next.shape import HEAD_DIM, HEADS, LAYERS, config, published_part
 from recipes.nano.next.sheet import THING
 from recipes.nano.optimizers import Optimizers
@@ -65,17 +65,17 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
         hold_gains(text.layers)
 
-    def open_recall(self, tokenizer: Tokenizer) -> None:
-        """Let heads begin to pass on times of what they look at, and watchers begin apart; see
-        `recall` and `befores`."""
-        text = self.model.model.language_model
+    def set_apart(self, tokenizer: Tokenizer) -> None:
+        """Let tokens that watch begin apart; see `befores`."""
+        words = self.model.model.language_model.embed_tokens.weight
         watchers = tokenizer.encode_batch([*WATCHERS], add_special_tokens=False)
-        state = text.state_dict()
-        words = state["embed_tokens.weight"]
-        state["embed_tokens.weight"] = befores.set_apart(words, [own.ids[0] for own in watchers])
-        encoded = tokenizer.encode_batch([str(n) for n in range(100)], add_special_tokens=False)
-        numbers = torch.tensor([own.ids[0] for own in encoded])
-        text.load_state_dict(with_recall(state, numbers))
+        with torch.no_grad():
+            words.copy_(befores.set_apart(words, [own.ids[0] for own in watchers]))
+
+    def open_recall(self, lessons: list[Lesson]) -> None:
+        """Let heads begin to pass on times of what they look at; see `recall`."""
+        text = self.model.model.language_model
+        text.load_state_dict(with_recall(text.state_dict(), known_of(self.model, lessons)))
 
     def open_held(self, layer: int, lessons: list[Lesson]) -> None:
         """Let heads of this layer begin with what a projection can tell already; see `held`."""
