@@ -7,14 +7,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import cosine_similarity, rms_norm
+from torch.nn.functional import cosine_similarity
 
+from recipes.nano.codes import ground_code
 from recipes.nano.next.batch import Lesson, Loudness, join
 from recipes.nano.next.courses import worded_features
 from recipes.nano.next.decoder import lesson_loss, run
 from recipes.nano.next.lessons import LessonMaker
-from recipes.nano.next.recall import CLOCK_HEADS, READS, SAID, passed_on
-from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN, LAYERS
+from recipes.nano.next.recall import READS, SAID, known_of, passed_on
+from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN, ID, LAYERS
 from recipes.nano.next.span_courses import draw_spans
 from recipes.nano.next.span_lessons import SpanLessons
 from recipes.nano.next.tokenizer import build
@@ -51,36 +52,47 @@ def test_a_decoder_that_has_grown_says_what_it_said(lesson: Lesson) -> None:
     assert grown(text, LAYERS + 1) is text
 
 
-def test_a_time_that_was_said_is_written_as_one_that_was_seen() -> None:
+def test_a_time_is_written_alike_wherever_it_was_seen_or_said(lesson: Lesson) -> None:
     trainer = new_trainer(0, 1e-3, LAYERS + 1)
-    trainer.open_recall(TOKENIZER)
+    known = known_of(trainer.model, [lesson])
+    trainer.open_recall([lesson])
     text = trainer.model.model.language_model.state_dict()
-    numbers = torch.tensor(
-        [TOKENIZER.encode(str(n), add_special_tokens=False).ids[0] for n in range(100)]
-    )
-    embedded = rms_norm(text["embed_tokens.weight"][numbers], (HIDDEN,))
-    at_pictures = passed_on(text, 0, CLOCK_HEADS["units"]) @ embedded.T
-    at_pictures = at_pictures - at_pictures.mean(1, keepdim=True)
+    at_pictures = known.times[:, :44] * HIDDEN**0.5
+    copied = passed_on(text, 1, READS) @ at_pictures
+    assert float(cosine_similarity(copied, at_pictures, dim=0).min()) > 0.999
+    assert float(copied.norm(dim=0).mean()) == pytest.approx(known.watching, rel=1e-3)
     said = passed_on(text, 1, SAID) @ at_pictures
-    for head in (0, 1):
-        seen = passed_on(text, 2, head) @ passed_on(text, 1, READS) @ at_pictures
+    assert float((copied.T @ said).abs().max()) < 1e-2 * known.watching**2
+    for head in range(HEADS):
+        seen = passed_on(text, 2, head) @ copied
         alike = cosine_similarity(seen.T[:, None], said.T[None], dim=-1)
-        assert float(alike.diagonal().mean()) > 0.95
-        assert float(alike.fill_diagonal_(0).abs().mean()) < 0.3
+        assert torch.allclose(alike, torch.eye(44), atol=1e-3)
 
 
-def test_what_opens_recall_leaves_all_else_as_it_was() -> None:
+def test_what_pictures_hold_of_times_is_found() -> None:
+    maker, rng = LessonMaker(TOKENIZER, match_layer=LAYERS), np.random.default_rng(3)
+    drawn = draw_spans(rng, 60, 12)
+    sheet = SpanLessons(maker).row(rng, drawn, (3, 4), 2)
+    features = [ground_code().expand(sheet.ids.count(ID["<|video_pad|>"]), -1)]
+    lesson = join([sheet], features, [Loudness(0, 0, 0)])
+    known = known_of(new_trainer(0, 1e-3, LAYERS + 1).model, [lesson])
+    assert torch.allclose(known.times.T @ known.times, torch.eye(HIDDEN), atol=1e-4)
+    assert 0 < known.shown <= HIDDEN**0.5
+    assert min(known.said, known.watching, known.answering) > 0
+
+
+def test_what_opens_recall_leaves_all_else_as_it_was(lesson: Lesson) -> None:
     trainer = new_trainer(0, 1e-3, LAYERS + 1)
     before = trainer.state()["text"]
     before = {name: part.clone() for name, part in before.items()}
-    trainer.open_recall(TOKENIZER)
+    trainer.open_recall([lesson])
     changed = {n for n, part in trainer.state()["text"].items() if not torch.equal(part, before[n])}
     values = {f"layers.{n}.self_attn.{part}_proj.weight" for n in (1, 2) for part in "vo"}
     assert changed == values | {f"layers.3.self_attn.{part}_proj.weight" for part in "qk"}
     for name in values:
         old, new = before[name], trainer.state()["text"][name]
         rows = (old != new).any(int("o_proj" not in name)).nonzero()[:, 0] // HEAD_DIM
-        assert set(rows.tolist()) == ({3} if "layers.1" in name else set(range(HEADS)))
+        assert set(rows.tolist()) == ({READS, SAID} if "layers.1" in name else set(range(HEADS)))
 
 
 def test_what_is_published_is_the_mean_of_the_last_weights(lesson: Lesson) -> None:
