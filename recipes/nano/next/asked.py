@@ -1,4 +1,4 @@
-"""Step 2b: what is asked about a course, and what is right."""
+"""Step 2: what is asked about a course, and what is right."""
 
 from __future__ import annotations
 

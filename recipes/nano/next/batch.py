@@ -1,4 +1,4 @@
-"""Step 2b: rows as one batch, packed small on the way from where they are drawn to where they are
+"""Step 2: rows as one batch, packed small on the way from where they are drawn to where they are
 learnt from.
 
 A short lesson stands for a long video: every token of the video that is not asked for counts as if

@@ -1,4 +1,4 @@
-"""Step 2d: what heads of the second layer that look at the pair before hold in queries and keys.
+"""Step 2b: what heads of the second layer that look at the pair before hold in queries and keys.
 
 A token that watches a pair looks at its group's watcher behind the pair before. Left to where it
 should look it needed some thousand steps to prefer that one to itself and to those before, and a

@@ -1,4 +1,4 @@
-"""Step 2a: courses. What codes and things are shown when, drawn at random, and vectors with noise
+"""Step 2: courses. What codes and things are shown when, drawn at random, and vectors with noise
 in place of the pictures that a tower would see.
 """
 

@@ -1,4 +1,4 @@
-"""Step 2b: the decoder over a batch, and how far it is from what it was told."""
+"""Step 2: the decoder over a batch, and how far it is from what it was told."""
 
 from __future__ import annotations
 

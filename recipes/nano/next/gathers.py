@@ -1,4 +1,4 @@
-"""Step 2d: what heads of the first layer that gather hold in their queries and keys.
+"""Step 2b: what heads of the first layer that gather hold in their queries and keys.
 
 A token that watches a pair looks at the things of its group that the pair shows, and at the pair's
 own ground where it shows none. Left to what a head should look at, it did so in lessons alone: in

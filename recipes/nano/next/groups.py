@@ -1,4 +1,4 @@
-"""Step 2d: which of the tokens that watch a pair looks at a thing, and by which head."""
+"""Step 2b: which of the tokens that watch a pair looks at a thing, and by which head."""
 
 from __future__ import annotations
 

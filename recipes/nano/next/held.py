@@ -1,4 +1,4 @@
-"""Step 2d: layers whose heads are told what their queries and keys hold begin with it."""
+"""Step 2b: layers whose heads are told what their queries and keys hold begin with it."""
 
 from __future__ import annotations
 

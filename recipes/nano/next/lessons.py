@@ -1,4 +1,4 @@
-"""Step 2b: lessons. A course of codes and things becomes a row of tokens with questions behind it,
+"""Step 2: lessons. A course of codes and things becomes a row of tokens with questions behind it,
 and with what each part of the decoder should look at and know on the way to an answer.
 """
 

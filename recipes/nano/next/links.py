@@ -1,4 +1,4 @@
-"""Step 2d: what heads that link events hold in their queries and keys.
+"""Step 2b: what heads that link events hold in their queries and keys.
 
 A coming is linked to the last going of the same thing, and a going to the last coming, each by the
 head of the thing's part of its group (`groups.part_of`): one head for all would follow one of two

@@ -1,4 +1,4 @@
-"""Step 2e: a decoder of four layers is given a way to name events by times.
+"""Step 2b: a decoder of four layers is given a way to name events by times.
 
 What a head passes on of what it looks at is learnt late, half or never: a probe that learns and a
 head that passes nothing on wait for each other, and 1,200 steps changed nothing. So all ways of a

@@ -1,4 +1,4 @@
-"""Step 2b: one row under construction, and the names of what its tokens should know."""
+"""Step 2: one row under construction, and the names of what its tokens should know."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step 2d: answers of spans. All events in the order of time, with what tells each token."""
+"""Step 2b: answers of spans. All events in the order of time, with what tells each token."""
 
 from __future__ import annotations
 

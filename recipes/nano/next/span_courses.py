@@ -1,4 +1,4 @@
-"""Step 2d: courses of spans. A few things that come and go, drawn at random."""
+"""Step 2b: courses of spans. A few things that come and go, drawn at random."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step 2d: lessons about spans. Questions for all times at which a thing is visible.
+"""Step 2b: lessons about spans. Questions for all times at which a thing is visible.
 
 Five tokens behind a pair's pictures watch it, each for the things of its group: two that come or go
 at once would be one vector in one token. A watcher gathers what the pair shows of its group (layer
