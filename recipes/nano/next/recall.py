@@ -1,4 +1,4 @@
-"""Step 2b: a decoder of four layers is given a way to name events by times.
+"""Step 2c: a decoder of four layers is given a way to name events by times.
 
 What a head passes on of what it looks at is learnt late, half or never: a probe that learns and a
 head that passes nothing on wait for each other, and 1,200 steps changed nothing. So all ways of a
@@ -134,13 +134,17 @@ def passed_on(text: dict[str, Tensor], layer: int, head: int) -> Tensor:
 def _set_values(
     out: dict[str, Tensor], layer: int, head: int, value: Tensor, written: Tensor
 ) -> None:
-    """`value` of what is looked at, before the norm's gain."""
+    """`value` of what is looked at, before the norm's gain. Both projections come to one size: a
+    step moves all of them by as much, and the smaller one was scrambled in 1,500."""
     at = slice(head * HEAD_DIM, head * HEAD_DIM + len(value))
     rest = slice(head * HEAD_DIM + len(value), (head + 1) * HEAD_DIM)
     name = f"layers.{layer}.self_attn."
-    out[name + "v_proj.weight"][at] = value / _gain(out, layer)
+    value = value / _gain(out, layer)
+    even = (written.norm() / value.norm()) ** 0.5
+    out[name + "v_proj.weight"][at] = value * even
     out[name + "v_proj.weight"][rest] = 0
-    out[name + "o_proj.weight"][:, at], out[name + "o_proj.weight"][:, rest] = written, 0
+    out[name + "o_proj.weight"][:, at] = written / even
+    out[name + "o_proj.weight"][:, rest] = 0
 
 
 def _slow_numbers() -> list[int]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Qwen3VLForConditionalGeneration
 
+from recipes.nano.next import befores
 from recipes.nano.next import tokenizer as tokenizer_step
 from recipes.nano.next.decoder import lesson_loss, run
 from recipes.nano.next.device import moved
@@ -96,12 +97,12 @@ def main() -> None:
     loop.resume(options.begin, trainer.begin_as_published)
     if (options.recall or options.fitted) and not loop.step:
         lessons = [moved(plan.fitting(n), options.device) for n in range(FITTING_LESSONS)]
-        if options.recall:
+        if befores.LAYER in options.fitted:
             trainer.set_apart(plan.tokenizer)
-        for layer in options.fitted:
-            trainer.open_held(layer, lessons)
         if options.recall:
             trainer.open_recall(lessons)
+        for layer in options.fitted:
+            trainer.open_held(layer, lessons)
 
     def one(_rng: np.random.Generator, step: int) -> dict[str, float]:
         share = plan.share(step)

@@ -38,13 +38,12 @@ RETRIEVING = (
     Step(
         "spans",
         "retrieve",
-        "--begin decoder.pt --name spans.pt --spans 0.7 --recall --fitted 0 1 --steps 2000 "
-        "--decline 0.02",
+        "--begin decoder.pt --name spans.pt --spans 0.7 --fitted 0 1 --steps 2000 --decline 0.02",
     ),
     Step(
         "spans_link",
         "retrieve",
-        "--begin spans.pt --name spans2.pt --spans 0.65 --fitted 2 --steps 7000 --seed 1",
+        "--begin spans.pt --name spans2.pt --spans 0.65 --recall --fitted 2 --steps 7000 --seed 1",
     ),
     Step(
         "spans_last",
