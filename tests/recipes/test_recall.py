@@ -9,13 +9,20 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from recipes.nano.codes import ground_code
+from recipes.nano.next.asked import CLOCK_SIZES
 from recipes.nano.next.batch import Lesson, Loudness, join
 from recipes.nano.next.courses import worded_features
 from recipes.nano.next.decoder import lesson_loss, run
 from recipes.nano.next.lessons import LessonMaker
-from recipes.nano.next.recall import READS, SAID, known_of, passed_on
-from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN, ID, LAYERS
+from recipes.nano.next.recall import (
+    READS,
+    SAID,
+    effects_of,
+    known_of,
+    passed_on,
+    told_apart,
+)
+from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN, LAYERS
 from recipes.nano.next.span_courses import draw_spans
 from recipes.nano.next.span_lessons import SpanLessons
 from recipes.nano.next.tokenizer import build
@@ -57,28 +64,32 @@ def test_a_time_is_written_alike_wherever_it_was_seen_or_said(lesson: Lesson) ->
     known = known_of(trainer.model, [lesson])
     trainer.open_recall([lesson])
     text = trainer.model.model.language_model.state_dict()
-    at_pictures = known.times[:, :44] * HIDDEN**0.5
-    copied = passed_on(text, 1, READS) @ at_pictures
-    assert float(cosine_similarity(copied, at_pictures, dim=0).min()) > 0.999
-    assert float(copied.norm(dim=0).mean()) == pytest.approx(known.watching, rel=1e-3)
-    said = passed_on(text, 1, SAID) @ at_pictures
-    assert float((copied.T @ said).abs().max()) < 1e-2 * known.watching**2
+    copied = known.watching / HIDDEN**0.5 * known.written @ known.read
+    assert float((passed_on(text, 1, READS) - copied).norm()) < 1e-3 * float(copied.norm())
+    said = passed_on(text, 1, SAID)
     for head in range(HEADS):
-        seen = passed_on(text, 2, head) @ copied
-        alike = cosine_similarity(seen.T[:, None], said.T[None], dim=-1)
-        assert torch.allclose(alike, torch.eye(44), atol=1e-3)
+        seen = passed_on(text, 2, head)
+        assert float(cosine_similarity(seen.flatten(), said.flatten(), dim=0)) > 0.999
+        assert float((known.free.T @ seen).norm()) == pytest.approx(float(seen.norm()), rel=1e-3)
 
 
-def test_what_pictures_hold_of_times_is_found() -> None:
-    maker, rng = LessonMaker(TOKENIZER, match_layer=LAYERS), np.random.default_rng(3)
-    drawn = draw_spans(rng, 60, 12)
-    sheet = SpanLessons(maker).row(rng, drawn, (3, 4), 2)
-    features = [ground_code().expand(sheet.ids.count(ID["<|video_pad|>"]), -1)]
-    lesson = join([sheet], features, [Loudness(0, 0, 0)])
-    known = known_of(new_trainer(0, 1e-3, LAYERS + 1).model, [lesson])
-    assert torch.allclose(known.times.T @ known.times, torch.eye(HIDDEN), atol=1e-4)
-    assert 0 < known.shown <= HIDDEN**0.5
-    assert min(known.said, known.watching, known.answering) > 0
+def test_times_are_read_where_they_differ_and_not_where_all_else_does() -> None:
+    rng = torch.Generator().manual_seed(2)
+    clocks = torch.stack([torch.randint(size, (6000,), generator=rng) for size in CLOCK_SIZES], 1)
+    pieces = [torch.randn(size, 20, generator=rng) for size in CLOCK_SIZES]
+    tokens = 10 * torch.randn(6000, HIDDEN, generator=rng)
+    tokens[:, :60] = 0.1 * torch.randn(6000, 60, generator=rng)
+    for number, own in enumerate(pieces):
+        tokens[:, 20 * number : 20 * number + 20] += own[clocks[:, number]]
+    effects, noise = effects_of(tokens, clocks)
+    read = told_apart(effects, noise, (5, 10, 3))
+    assert read.shape == (18, HIDDEN)
+    assert float(read[:, 60:].norm()) < 0.01 * float(read.norm())
+    for number, rows in enumerate(read.split([5, 10, 3])):
+        own = rows[:, 20 * number : 20 * number + 20]
+        assert float(own.norm()) > 0.99 * float(rows.norm())
+    rebuilt = torch.cat([own[:, 20 * k : 20 * k + 20] for k, own in enumerate(effects)], 1)
+    assert float(cosine_similarity(rebuilt, tokens[:, :60]).mean()) > 0.95
 
 
 def test_what_opens_recall_leaves_all_else_as_it_was(lesson: Lesson) -> None:

@@ -91,10 +91,10 @@ def known_of(model: Qwen3VLForConditionalGeneration, lessons: list[Lesson]) -> K
     )
     means = torch.stack([own.mean(0) for own in (seen, spoken, nothing)])
     seen = seen - means[0]
-    effects, noise = _effects(seen, torch.cat(clocks))
+    effects, noise = effects_of(seen, torch.cat(clocks))
     # Nothing is read of what all of them hold.
     noise += means.T @ means
-    read, kept = (_told_apart(effects, noise, counts) for counts in (_READ, _KEPT))
+    read, kept = (told_apart(effects, noise, counts) for counts in (_READ, _KEPT))
     all_effects = sum(effects)
     at = seen @ read.T
     written = torch.linalg.solve(at.T @ at + _ridge(at.T @ at), at.T @ all_effects).T
@@ -103,7 +103,7 @@ def known_of(model: Qwen3VLForConditionalGeneration, lessons: list[Lesson]) -> K
     return Known(read, written, kept, free, *[float(own.norm(dim=1).mean()) for own in sizes])
 
 
-def _effects(seen: Tensor, clocks: Tensor) -> tuple[list[Tensor], Tensor]:
+def effects_of(seen: Tensor, clocks: Tensor) -> tuple[list[Tensor], Tensor]:
     """What the pieces of its time do to each token, (tokens, hidden) for each kind of piece, as if
     they did it one by one; and how tokens of one time differ, (hidden, hidden)."""
     parts = [F.one_hot(clocks[:, k], size).float() for k, size in enumerate(CLOCK_SIZES)]
@@ -116,7 +116,7 @@ def _effects(seen: Tensor, clocks: Tensor) -> tuple[list[Tensor], Tensor]:
     return effects, rest.T @ rest / len(rest)
 
 
-def _told_apart(effects: list[Tensor], noise: Tensor, counts: tuple[int, ...]) -> Tensor:
+def told_apart(effects: list[Tensor], noise: Tensor, counts: tuple[int, ...]) -> Tensor:
     """(directions, hidden): linear discriminants of each kind of piece, the strongest ones."""
     white = torch.linalg.inv(torch.linalg.cholesky(noise + _ridge(noise)))
     found = []
