@@ -21,12 +21,14 @@ from transformers import Qwen3VLForConditionalGeneration
 from recipes.nano.next.asked import CLOCK_SIZES
 from recipes.nano.next.batch import Lesson
 from recipes.nano.next.decoder import Watched, run
+from recipes.nano.next.lessons import HEADS_OF
 from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN, ROPE_THETA
-from recipes.nano.next.sheet import CLOCK, NOTHING
+from recipes.nano.next.sheet import CLOCK, NOTHING, THING
+from recipes.nano.next.span_lessons import HEAD_OF
 
-READS, SAID, MATCHES = 1, 3, (2, 3)
+READS, SAID = 1, 3
 """The second layer's heads that take a pair's time from its pictures, and that of what was said
-last; the last layer's heads that match a coming and a going."""
+last."""
 _READ, _KEPT = (20, 36, 8), (14, 24, 6)
 """Directions in which hundreds, units and tenths of a time are read from pictures, as many as a
 head has numbers, and in which those of an event are passed on. Those in which pictures of different
@@ -145,10 +147,12 @@ def with_recall(text: dict[str, Tensor], known: Known) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(5)
     spread = torch.randn(len(known.kept), len(slow), generator=generator)
     spread = torch.linalg.qr(spread).Q.T.to(known.free.device)
-    for head in MATCHES:
-        for part in ("q_proj", "k_proj"):
-            weight = out[f"layers.3.self_attn.{part}.weight"]
-            own = weight[head * HEAD_DIM : (head + 1) * HEAD_DIM]
+    (thing,) = HEADS_OF[THING]
+    for part in ("q_proj", "k_proj"):
+        name = f"layers.3.self_attn.{part}.weight"
+        for head in HEAD_OF.values():
+            own = out[name][head * HEAD_DIM : (head + 1) * HEAD_DIM]
+            own += text[name][thing * HEAD_DIM : (thing + 1) * HEAD_DIM]
             own[slow] += _COMPARED * spread @ known.free.T / _gain(text, 3)
     return out
 

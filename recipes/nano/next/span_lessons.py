@@ -42,9 +42,10 @@ from recipes.nano.pictures import CLASSES
 
 FORCED = 0.1
 """Weight of tokens that the grammar leaves no choice of."""
-HEAD_OF = {NEXT_COMING: 2, NEXT_GOING: 3}
+HEAD_OF = {NEXT_COMING: 0, NEXT_GOING: 1}
 """The last layer's head that matches a coming or a going; the others look at `NOTHING`. A key holds
-all that its head matches within one norm: things often come as another goes."""
+all that its head matches within one norm: things often come as another goes. These two read times
+already, of codes that match by their letters; the other two read letters, which fill a head."""
 RARE = 5
 """Times that what changes is told: a mean over all pairs hides the few in which something does."""
 _IN_FULL = 0.9
