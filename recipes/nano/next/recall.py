@@ -66,43 +66,60 @@ class Known(NamedTuple):
     """Size of one that answers."""
 
 
-@torch.no_grad()
+class _States(NamedTuple):
+    """What tokens of lessons know behind the first layer, (tokens, hidden) each."""
+
+    shown: Tensor
+    """Pictures whose time is told."""
+    clocks: Tensor
+    """(tokens, pieces) that time, as `clock_classes`."""
+    said: Tensor
+    """Behind a time that was said."""
+    nothing: Tensor
+    watching: Tensor
+    answering: Tensor
+
+
 def known_of(model: Qwen3VLForConditionalGeneration, lessons: list[Lesson]) -> Known:
     """Measured in lessons about spans."""
-    shown, clocks, said, nothings, watching, answering = [], [], [], [], [], []
-    for lesson in lessons:
-        watched: list[Watched] = []
-        state = run(model, lesson, watched)[0]
-        nothings.append(state[:, NOTHING])
-        told = lesson.knows[CLOCK]
-        is_shown = lesson.visual[told.of, told.at]
-        shown.append(state[told.of, told.at][is_shown])
-        clocks.append(told.classes[is_shown])
-        for look in lesson.looks:
-            row, column = look.wanted
-            if (look.layer, look.head) == (1, READS):
-                reads = torch.unique(row[lesson.visual[look.of[row], column]])
-                watching.append(state[look.of[reads], look.at[reads]])
-            if (look.layer, look.head) == (1, SAID):
-                is_said = (column != NOTHING) & ~lesson.visual[look.of[row], look.at[row]]
-                own = row[is_said]
-                said.append(state[look.of[own], column[is_said]])
-                answering.append(state[look.of[own], look.at[own]])
+    parts = zip(*[_states_of(model, lesson) for lesson in lessons], strict=True)
+    states = _States(*[torch.cat(own) for own in parts])
     seen, spoken, nothing = (
-        F.rms_norm(torch.cat(own), (HIDDEN,)) for own in (shown, said, nothings)
+        F.rms_norm(own, (HIDDEN,)) for own in (states.shown, states.said, states.nothing)
     )
     means = torch.stack([own.mean(0) for own in (seen, spoken, nothing)])
     seen = seen - means[0]
-    effects, noise = effects_of(seen, torch.cat(clocks))
+    effects, noise = effects_of(seen, states.clocks)
     # Nothing is read of what all of them hold.
     noise += means.T @ means
     read, kept = (told_apart(effects, noise, counts) for counts in (_READ, _KEPT))
-    all_effects = sum(effects)
     at = seen @ read.T
-    written = torch.linalg.solve(at.T @ at + _ridge(at.T @ at), at.T @ all_effects).T
+    written = torch.linalg.solve(at.T @ at + _ridge(at.T @ at), at.T @ sum(effects)).T
     free = torch.linalg.svd(seen.T @ seen).U[:, -len(kept) :]
-    sizes = [seen @ kept.T, spoken @ kept.T, torch.cat(watching), torch.cat(answering)]
-    return Known(read, written, kept, free, *[float(own.norm(dim=1).mean()) for own in sizes])
+    sized = (seen @ kept.T, spoken @ kept.T, states.watching, states.answering)
+    return Known(read, written, kept, free, *[float(own.norm(dim=1).mean()) for own in sized])
+
+
+@torch.no_grad()
+def _states_of(model: Qwen3VLForConditionalGeneration, lesson: Lesson) -> _States:
+    watched: list[Watched] = []
+    state = run(model, lesson, watched)[0]
+    told = lesson.knows[CLOCK]
+    is_shown = lesson.visual[told.of, told.at]
+    shown = state[told.of, told.at][is_shown]
+    watching, said, answering = (state[:0, 0] for _ in range(3))
+    for look in lesson.looks:
+        row, column = look.wanted
+        if (look.layer, look.head) == (1, READS):
+            rows = torch.unique(row[lesson.visual[look.of[row], column]])
+            watching = state[look.of[rows], look.at[rows]]
+        if (look.layer, look.head) == (1, SAID):
+            is_said = (column != NOTHING) & ~lesson.visual[look.of[row], look.at[row]]
+            rows = row[is_said]
+            said = state[look.of[rows], column[is_said]]
+            answering = state[look.of[rows], look.at[rows]]
+    clocks = told.classes[is_shown]
+    return _States(shown, clocks, said, state[:, NOTHING], watching, answering)
 
 
 def effects_of(seen: Tensor, clocks: Tensor) -> tuple[list[Tensor], Tensor]:

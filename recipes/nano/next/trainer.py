@@ -90,7 +90,9 @@ class Trainer:
 
     def begin_as_published(self) -> None:
         """The decoder of the checkpoint in use; probes and optimiser begin anew."""
-        self.model.model.language_model.load_state_dict(published_part("model.language_model."))
+        text = self.model.model.language_model
+        text.load_state_dict(published_part("model.language_model."))
+        hold_gains(text.layers)
 
 
 def learnt(state: dict[str, Any]) -> dict[str, Tensor]:
