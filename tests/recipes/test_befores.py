@@ -58,7 +58,7 @@ def test_watchers_of_the_first_pair_look_at_nothing(group: int, other: int, far:
 def test_other_tokens_are_not_looked_at(group: int, pitch: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     keys = torch.nn.functional.normalize(torch.randn(8, HEAD_DIM, generator=generator), dim=1)
-    apart = befores.told_apart(keys)
+    apart = befores.turned_away(keys)
     assert apart.square().sum(1).tolist() == pytest.approx([1] * 8, rel=1e-5)
     size = HEAD_DIM**0.5 * befores.GAIN
     before = score(group, held(group, is_key=True), pitch)

@@ -52,7 +52,7 @@ APART = 8.0
 """Four times what such a token holds at first, which is 2 beside 400 behind the first layer: by
 least squares a watcher's group was right in 0.9 of the cases there."""
 OTHERS = 0.6
-"""Share of length by which keys of tokens that are no watchers are told from watchers' queries."""
+"""Share of length by which keys of tokens that are no watchers are turned from watchers' queries."""
 
 
 def set_apart(embeddings: Tensor, words: list[int]) -> Tensor:
@@ -84,7 +84,7 @@ def wanted(told: Tensor, *, is_key: bool) -> Tensor:
     return F.normalize(out, dim=1)
 
 
-def told_apart(keys: Tensor) -> Tensor:
+def turned_away(keys: Tensor) -> Tensor:
     """(rows, HEAD_DIM) of length 1: keys of other tokens, as they are but for what keeps watchers
     from looking at them."""
     out = keys * (1 - OTHERS**2) ** 0.5

@@ -15,7 +15,7 @@ from recipes.nano.codes import CODE_NORM, class_codes
 from recipes.nano.next import befores, gathers, links
 from recipes.nano.next.asked import CLOCK_SIZES
 from recipes.nano.next.batch import SHUT, Held, Lesson, Looks
-from recipes.nano.next.shape import FAR, HEAD_DIM, HEADS, HIDDEN, ROPE_THETA
+from recipes.nano.next.shape import FAR, HEAD_DIM, HEADS, HIDDEN, slow_numbers
 from recipes.nano.next.sheet import (
     CHANGED,
     CLOCK,
@@ -36,13 +36,8 @@ STATE_OF |= dict.fromkeys((COMING, GOING, NEXT_COMING, NEXT_GOING), 2)
 """The layer behind which a token should know it; EARLIER once it has looked in the second."""
 JOINS = (1, 0)
 """Layer and head that joins a code and a thing of one pair."""
-_STILL_RAD = 0.5
-SLOW = [
-    number
-    for number in range(HEAD_DIM)
-    if ROPE_THETA ** -(number % (HEAD_DIM // 2) / (HEAD_DIM // 2)) * FAR < _STILL_RAD
-]
-"""Numbers that turn by less over a million tokens."""
+SLOW = slow_numbers(FAR, 0.5)
+"""Numbers by which it is told to find it: a million tokens hardly turn them."""
 EVEN = (SEEN, EARLIER)
 """Known as strongly whatever else is: what changes is the difference of the two."""
 SAME = {NEXT_COMING: COMING, NEXT_GOING: GOING}

@@ -60,7 +60,7 @@ def open_layer(layers: nn.ModuleList, number: int, lessons: list[tuple[Tensor, L
                 own = known[_others(lesson, told, but_pictures=is_key and number == gathers.LAYER)]
                 now = F.normalize((own @ projection.T).view(len(own), -1, HEAD_DIM), dim=-1)
                 if is_key and number == befores.LAYER:
-                    now = befores.told_apart(now)
+                    now = befores.turned_away(now)
                 ones = torch.full((len(own),), _OTHER, device=own.device)
                 for head in _TOLD_HEADS[number]:
                     parts.setdefault(head, []).append((own, now[:, head], ones))

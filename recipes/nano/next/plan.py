@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -34,50 +33,56 @@ EARLY, LATE = 0.25, 0.4
 all is as hard as it gets."""
 
 
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Of a batch."""
+
+    pairs: tuple[int, int]
+    """Fewest and most of a row."""
+    tokens: int
+    """About how many in all."""
+    loudest: float
+    """log of how many times ground counts at most."""
+
+
 def draw_lesson(
     rng: np.random.Generator,
     maker: LessonMaker,
-    *,
-    pairs: tuple[int, int],
-    tokens: int,
-    loudest: float,
+    sizes: Sizes,
 ) -> Lesson:
-    """A batch of about `tokens` tokens, rows of one length."""
-    count, grids = _draw_sizes(rng, pairs, tokens, QUESTIONS * TOKENS_PER_QUESTION)
+    """A batch with rows of one length."""
+    count, grids = _draw_sizes(rng, sizes, QUESTIONS * TOKENS_PER_QUESTION)
     courses = [draw_course(rng, count, rows * cols) for rows, cols in grids]
     sheets = [
         maker.row(rng, course, grid, QUESTIONS) for course, grid in zip(courses, grids, strict=True)
     ]
     features = [worded_features(rng, course) for course in courses]
-    return join(sheets, features, draw_loudness(rng, len(sheets), loudest))
+    return join(sheets, features, draw_loudness(rng, len(sheets), sizes.loudest))
 
 
 def draw_span_lesson(
     rng: np.random.Generator,
     lessons: SpanLessons,
-    *,
-    pairs: tuple[int, int],
-    tokens: int,
-    loudest: float,
+    sizes: Sizes,
 ) -> Lesson:
     """The same, of `find` questions."""
-    count, grids = _draw_sizes(rng, pairs, tokens, SPAN_QUESTIONS * TOKENS_PER_SPAN_QUESTION)
+    count, grids = _draw_sizes(rng, sizes, SPAN_QUESTIONS * TOKENS_PER_SPAN_QUESTION)
     drawn = [draw_spans(rng, count, rows * cols) for rows, cols in grids]
     sheets = [
         lessons.row(rng, own, grid, SPAN_QUESTIONS) for own, grid in zip(drawn, grids, strict=True)
     ]
     features = [worded_features(rng, own.course) for own in drawn]
     # A token of a short lesson stands for more of them than one of a long lesson.
-    most = min(loudest, float(np.log(SPAN_TOKENS / (count * TOKENS_PER_PAIR))))
+    most = min(sizes.loudest, float(np.log(SPAN_TOKENS / (count * TOKENS_PER_PAIR))))
     return join(sheets, features, draw_loudness(rng, len(sheets), most))
 
 
 def _draw_sizes(
-    rng: np.random.Generator, pairs: tuple[int, int], tokens: int, asked: int
+    rng: np.random.Generator, sizes: Sizes, asked: int
 ) -> tuple[int, list[tuple[int, int]]]:
-    """Pairs of each row and a grid for each of as many rows as `tokens` hold."""
-    count = int(np.exp(rng.uniform(np.log(pairs[0]), np.log(pairs[1] + 1))))
-    size = max(1, min(64, tokens // (count * TOKENS_PER_PAIR + asked)))
+    """Pairs of each row and a grid for each of as many rows as its tokens hold."""
+    count = int(np.exp(rng.uniform(np.log(sizes.pairs[0]), np.log(sizes.pairs[1] + 1))))
+    size = max(1, min(64, sizes.tokens // (count * TOKENS_PER_PAIR + asked)))
     return count, [GRIDS[int(rng.integers(len(GRIDS)))] for _ in range(size)]
 
 
@@ -122,29 +127,27 @@ class Plan:
 
     def _try(self, kind: str, number: int) -> Lesson:
         rng = np.random.default_rng((88, number))
-        sizes: dict[str, Any] = {"tokens": 5000, "loudest": LOUDEST[kind]}
         if kind == SPANS:
-            return draw_span_lesson(rng, SpanLessons(self.later), pairs=(16, 60), **sizes)
-        return draw_lesson(rng, self.later, pairs=(16, 32), **sizes)
+            sizes = Sizes((16, 60), 5000, LOUDEST[SPANS])
+            return draw_span_lesson(rng, SpanLessons(self.later), sizes)
+        return draw_lesson(rng, self.later, Sizes((16, 32), 5000, LOUDEST[CODES]))
 
     def fitting(self, number: int) -> Lesson:
         """A lesson that heads are fitted to."""
-        rng, kind = np.random.default_rng((89, number)), CODES if number % 4 == 3 else SPANS
-        sizes: dict[str, Any] = {"tokens": 5000, "loudest": LOUDEST[kind]}
-        if kind == CODES:
-            return draw_lesson(rng, self.later, pairs=(3, 28), **sizes)
-        return draw_span_lesson(rng, SpanLessons(self.later), pairs=(16, 90), **sizes)
+        rng = np.random.default_rng((89, number))
+        if number % 4 == 3:
+            return draw_lesson(rng, self.later, Sizes((3, 28), 5000, LOUDEST[CODES]))
+        sizes = Sizes((16, 90), 5000, LOUDEST[SPANS])
+        return draw_span_lesson(rng, SpanLessons(self.later), sizes)
 
     def draw(self, rng: np.random.Generator, step: int) -> Lesson:
         """The lesson of a step."""
         share = self.share(step)
         kind = self.kind(step)
-        sizes: dict[str, Any] = {
-            "tokens": self.tokens,
-            "loudest": LOUDEST[kind] * min(1.0, share / 0.3),
-        }
+        loudest = LOUDEST[kind] * min(1.0, share / 0.3)
         if kind == SPANS:
-            return draw_span_lesson(rng, SpanLessons(self.later), pairs=SPAN_PAIRS, **sizes)
+            sizes = Sizes(SPAN_PAIRS, self.tokens, loudest)
+            return draw_span_lesson(rng, SpanLessons(self.later), sizes)
         longest = 4 + int(24 * min(1.0, share / EARLY))
         maker = self.early if share < EARLY else self.later
-        return draw_lesson(rng, maker, pairs=(3, longest), **sizes)
+        return draw_lesson(rng, maker, Sizes((3, longest), self.tokens, loudest))

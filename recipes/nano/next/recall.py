@@ -22,7 +22,7 @@ from recipes.nano.next.asked import CLOCK_SIZES
 from recipes.nano.next.batch import Lesson
 from recipes.nano.next.decoder import Watched, run
 from recipes.nano.next.lessons import HEADS_OF
-from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN, ROPE_THETA
+from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN, slow_numbers
 from recipes.nano.next.sheet import CLOCK, NOTHING, THING
 from recipes.nano.next.span_lessons import HEAD_OF
 
@@ -160,7 +160,7 @@ def with_recall(text: dict[str, Tensor], known: Known) -> dict[str, Tensor]:
         _set_values(out, 2, head, known.kept, _SHARE * known.watching / known.shown * known.free)
     said = _SHARE * known.answering / known.said * known.free
     _set_values(out, 1, SAID, known.kept, said)
-    slow = _slow_numbers()
+    slow = slow_numbers(_FAR, _SLOW_RAD)
     generator = torch.Generator().manual_seed(5)
     spread = torch.randn(len(known.kept), len(slow), generator=generator)
     spread = torch.linalg.qr(spread).Q.T.to(known.free.device)
@@ -201,10 +201,3 @@ def _set_values(
     out[name + "v_proj.weight"][rest] = 0
     out[name + "o_proj.weight"][:, at] = written / even
     out[name + "o_proj.weight"][:, rest] = 0
-
-
-def _slow_numbers() -> list[int]:
-    half = HEAD_DIM // 2
-    turns = [ROPE_THETA ** -(i / half) * _FAR for i in range(half)]
-    slow = [i for i in range(half) if turns[i] < _SLOW_RAD]
-    return [*slow, *(i + half for i in slow)]

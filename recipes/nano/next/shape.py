@@ -26,6 +26,13 @@ PUBLISHED = "published"
 """Stands for a run where training goes on from the checkpoint in use."""
 
 
+def slow_numbers(positions: int, most_rad: float) -> list[int]:
+    """Of a head, those that turn by less than `most_rad` over so many positions."""
+    half = HEAD_DIM // 2
+    turns = [ROPE_THETA ** -(number % half / half) * positions for number in range(HEAD_DIM)]
+    return [number for number, turn in enumerate(turns) if turn < most_rad]
+
+
 def config(layers: int = LAYERS) -> dict[str, Any]:
     """config.json of the checkpoint, as it is trained."""
     settings = first.config()
