@@ -17,7 +17,7 @@ from recipes.nano.next.courses import draw_course, worded_features
 from recipes.nano.next.decoder import lesson_loss
 from recipes.nano.next.groups import GROUPS, group_of, part_of
 from recipes.nano.next.lessons import LessonMaker
-from recipes.nano.next.plan import draw_span_lesson
+from recipes.nano.next.plan import Sizes, draw_span_lesson
 from recipes.nano.next.shape import HEADS, ID, LAYERS
 from recipes.nano.next.sheet import (
     CHANGED,
@@ -354,9 +354,7 @@ def test_a_lesson_can_be_learnt_from(lessons: SpanLessons) -> None:
     trainer = new_trainer(0, 2e-3, LAYERS + 1)
 
     def step(number: int) -> float:
-        lesson = draw_span_lesson(
-            np.random.default_rng(number), lessons, pairs=(4, 8), tokens=1200, loudest=0.0
-        )
+        lesson = draw_span_lesson(np.random.default_rng(number), lessons, Sizes((4, 8), 1200, 0.0))
         loss, told = lesson_loss(
             trainer.model, trainer.probes, lesson, looking=0.3, knowing=0.0, naming=0.25
         )

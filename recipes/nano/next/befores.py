@@ -52,7 +52,7 @@ APART = 8.0
 """Four times what such a token holds at first, which is 2 beside 400 behind the first layer: by
 least squares a watcher's group was right in 0.9 of the cases there."""
 OTHERS = 0.6
-"""Share of length by which keys of tokens that are no watchers are turned from watchers' queries."""
+"""Share of length by which keys of other tokens are turned away from watchers' queries."""
 
 
 def set_apart(embeddings: Tensor, words: list[int]) -> Tensor:

@@ -45,11 +45,7 @@ class Sizes:
     """log of how many times ground counts at most."""
 
 
-def draw_lesson(
-    rng: np.random.Generator,
-    maker: LessonMaker,
-    sizes: Sizes,
-) -> Lesson:
+def draw_lesson(rng: np.random.Generator, maker: LessonMaker, sizes: Sizes) -> Lesson:
     """A batch with rows of one length."""
     count, grids = _draw_sizes(rng, sizes, QUESTIONS * TOKENS_PER_QUESTION)
     courses = [draw_course(rng, count, rows * cols) for rows, cols in grids]
@@ -60,11 +56,7 @@ def draw_lesson(
     return join(sheets, features, draw_loudness(rng, len(sheets), sizes.loudest))
 
 
-def draw_span_lesson(
-    rng: np.random.Generator,
-    lessons: SpanLessons,
-    sizes: Sizes,
-) -> Lesson:
+def draw_span_lesson(rng: np.random.Generator, lessons: SpanLessons, sizes: Sizes) -> Lesson:
     """The same, of `find` questions."""
     count, grids = _draw_sizes(rng, sizes, SPAN_QUESTIONS * TOKENS_PER_SPAN_QUESTION)
     drawn = [draw_spans(rng, count, rows * cols) for rows, cols in grids]
