@@ -14,6 +14,7 @@ from pipeline.lettering import ALPHABET, CODE_LENGTH
 from recipes.nano.codes import CODE_NORM, class_codes
 from recipes.nano.next import befores, gathers, links
 from recipes.nano.next.asked import CLOCK_SIZES
+from recipes.nano.next.attention import attend
 from recipes.nano.next.batch import SHUT, Held, Lesson, Looks
 from recipes.nano.next.shape import FAR, HEAD_DIM, HEADS, HIDDEN, slow_numbers
 from recipes.nano.next.sheet import (
@@ -98,9 +99,7 @@ def _attend(
         k = k.float() * cos + rotate_half(k.float()) * sin
         cos, sin = cos[:, :, asks:], sin[:, :, asks:]
         q = q.float() * cos + rotate_half(q.float()) * sin
-    # Plain: backwards through the fused kernel with a bias takes twice as long on CPUs.
-    scores = torch.matmul(q * HEAD_DIM**-0.5, k.mT).float() + bias[:, :, asks:]
-    out = torch.matmul(scores.softmax(-1), v)
+    out = attend((q * HEAD_DIM**-0.5).to(v.dtype), k.to(v.dtype), v, bias)
     mixed = x[:, asks:] + attention.o_proj(out.transpose(1, 2).flatten(2))
     return Watched(q, k, still_q, still_k, known, mixed)
 

@@ -34,7 +34,7 @@ READING = (
 )
 """Behind the first, the rate goes up and down again."""
 RETRIEVING = (
-    Step("retrieve", "retrieve", "--name decoder.pt"),
+    Step("retrieve", "retrieve", "--name decoder.pt --steps 6000"),
     Step(
         "spans",
         "retrieve",
