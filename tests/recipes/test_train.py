@@ -40,3 +40,34 @@ def test_a_chain_is_taken_up_behind_what_is_done_and_ends_where_a_step_fails(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.done", "old.done"]
     assert run_chain(chain[:2], 1) == 0
     assert "old:" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], [(READING, 2), (RETRIEVING, 2), ("export", 2)]),
+        (["--only", "reading"], [(READING, 4)]),
+        (["--only", "retrieving", "--threads", "3"], [(RETRIEVING, 3)]),
+    ],
+)
+def test_both_chains_share_the_cores_and_one_alone_is_not_exported(
+    given: list[str],
+    expected: list[tuple[object, int]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ran: list[tuple[object, int]] = []
+
+    def note(chain: tuple[Step, ...], threads: int) -> int:
+        ran.append((chain if len(chain) > 1 else chain[0].name, threads))
+        return 0
+
+    monkeypatch.setattr(train, "RUNS", tmp_path)
+    monkeypatch.setattr(train, "run_chain", note)
+    monkeypatch.setattr(train.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(train.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr("sys.argv", ["train", *given])
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    assert ended.value.code == 0
+    assert sorted(ran, key=str) == sorted(expected, key=str)

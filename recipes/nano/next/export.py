@@ -16,7 +16,7 @@ from recipes.nano.next.see import tower
 from recipes.nano.next.shape import CHECKPOINT, CONTEXT, PUBLISHED, RUNS, published, published_part
 from recipes.nano.next.trainer import learnt
 
-READERS, DECODERS = ("reader3.pt", "reader4.pt"), ("spans2.pt", "spans3.pt")
+READERS, DECODERS = ("reader2.pt", "reader3.pt"), ("spans3.pt",)
 """Runs whose mean is published."""
 ADVICE = {"fps": 2.0, "pair_tokens": 144, "context_tokens": CONTEXT}
 """What a job gets where it is silent."""
@@ -32,11 +32,14 @@ def main() -> None:
     parser.add_argument(
         "--decoders",
         default=",".join(DECODERS),
-        help="runs of `retrieve`, whose mean is taken",
+        help="runs of `retrieve`, whose mean is taken, or 'published'",
     )
     parser.add_argument("--folder", type=Path, default=CHECKPOINT)
     options = parser.parse_args()
-    text = _mean([learnt(_state(name)) for name in options.decoders.split(",")])
+    if options.decoders == PUBLISHED:
+        text = published_part("model.language_model.")
+    else:
+        text = _mean([learnt(_state(name)) for name in options.decoders.split(",")])
     layers = 1 + max(int(name.split(".")[1]) for name in text if name.startswith("layers."))
     model = tower(0, layers)
     if options.readers == PUBLISHED:
