@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from recipes.nano.next import train
+from recipes.nano.next import export, train
 from recipes.nano.next.export import DECODERS, READERS
+from recipes.nano.next.shape import CHECKPOINT
 from recipes.nano.next.train import READING, RETRIEVING, Step, run_chain
 
 
@@ -71,3 +72,13 @@ def test_both_chains_share_the_cores_and_one_alone_is_not_exported(
         train.main()
     assert ended.value.code == 0
     assert sorted(ran, key=str) == sorted(expected, key=str)
+
+
+def test_what_is_published_is_exported_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["--readers", "published", "--decoders", "published", "--folder", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["export", *given])
+    export.main()
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (tmp_path / name).read_bytes() == (CHECKPOINT / name).read_bytes(), name

@@ -54,14 +54,6 @@ RETRIEVING = (
 CHAINS = {"reading": READING, "retrieving": RETRIEVING}
 GOING_ON = ("--lr", "1e-3", "--decline", "1.0")
 """Of steps that begin with what another one learnt, where they say nothing else."""
-KEPT_MEMORY = {
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_TOP_PAD_": str(256 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
-}
-"""For glibc: large pages, and what a step frees is kept for the next one. Asked for anew, it took a
-quarter of a step. Other libraries do not read it."""
 
 
 def run_chain(chain: tuple[Step, ...], threads: int) -> int:
@@ -73,8 +65,7 @@ def run_chain(chain: tuple[Step, ...], threads: int) -> int:
         on = GOING_ON if "--begin" in step.arguments else ()
         command = [sys.executable, "-m", f"recipes.nano.next.{step.module}"]
         command += ["--threads", str(threads), *on, *step.arguments.split()]
-        own = os.environ | KEPT_MEMORY
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=own) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 print(f"{step.name}: {line}", end="", flush=True)
