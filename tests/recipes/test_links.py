@@ -71,7 +71,7 @@ def test_a_link_looks_at_its_own_thing_then_at_nothing_then_at_all_else(
         assert score(query, held(other, is_key=True), distance) < nothings - 5
 
 
-@given(SOMETHING, st.integers(60, 8_000), st.floats(1.5, 4.0))
+@given(SOMETHING, st.integers(80, 8_000), st.floats(1.5, 4.0))
 def test_the_nearer_of_two_events_is_preferred(own: int, near: int, ratio: float) -> None:
     query, key = held(own, is_key=False), held(own, is_key=True)
     far = min(round(near * ratio), FARTHEST)

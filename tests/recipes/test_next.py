@@ -16,7 +16,15 @@ from recipes.nano.codes import class_codes, ground_code
 from recipes.nano.next.asked import clock_classes
 from recipes.nano.next.batch import Lesson, Loudness, join
 from recipes.nano.next.courses import Course, draw_course, worded_features
-from recipes.nano.next.decoder import JOINS, SLOW, Watched, lesson_loss, look_losses, run
+from recipes.nano.next.decoder import (
+    JOINS,
+    SLOW,
+    Watched,
+    choice_loss,
+    lesson_loss,
+    look_losses,
+    run,
+)
 from recipes.nano.next.held import GAINS
 from recipes.nano.next.lessons import LessonMaker
 from recipes.nano.next.retrieve import whole_answers
@@ -321,6 +329,50 @@ def test_a_head_may_look_at_any_of_its_places_and_needs_a_margin() -> None:
     others = 4 * np.exp(-4.0) / 2
     with_margin = np.log1p(others * np.exp(4.0))
     assert look_loss((4.0, 4.0)) == pytest.approx(with_margin, rel=1e-2)
+
+
+def test_places_that_tell_different_tokens_are_told_apart(maker: LessonMaker) -> None:
+    found = 0
+    for seed in range(12):
+        _, sheet = draw_row(maker, seed)
+        told: dict[int, dict[int, int]] = {}
+        for row, column, token in sheet.reads:
+            told.setdefault(row, {})[column] = token
+        also = {row: {t for at, t in sheet.also if at == row} for row, _ in sheet.also}
+        matched = {row: own for layer, _, row, own in sheet.looks if layer == LAYERS - 1 and own[0]}
+        for row, tokens in also.items():
+            if len(tokens) > 1:
+                assert set(told[row].values()) == tokens
+                assert set(told[row]) == set(matched[row])
+                found += 1
+            else:
+                assert row not in told
+    assert found > 5
+
+
+def choice(scores: tuple[float, ...], tokens: tuple[int, ...]) -> float:
+    """Loss of heads whose scores at three places, which tell these tokens, are `scores`."""
+    queries = torch.zeros(1, 4, 1, 64)
+    keys = torch.zeros(1, 4, 6, 64)
+    queries[0, :, 0] = 1.0
+    keys[0, :, 1 : 1 + len(scores)] = torch.tensor(scores)[:, None].expand(-1, 64) / 8
+    sheet = Sheet()
+    sheet.say([0] * 5, 0, -1)
+    sheet.say([0], 5, -2)
+    sheet.reads += [(5, 1 + k, token) for k, token in enumerate(tokens)]
+    lesson = join([sheet], [torch.zeros(0, HIDDEN)], [Loudness(0, 0, 0)])
+    assert lesson.tail == 5
+    last = Watched(queries, keys, *[keys] * 4)
+    return float(choice_loss(last, lesson, lesson.bias.written_out()))
+
+
+def test_heads_choose_one_of_several_right_tokens() -> None:
+    even, sure = (30.0, 30.0, 30.0), (40.0, 20.0, 20.0)
+    assert choice(even, (7, 8, 9)) == pytest.approx(np.log(3), abs=1e-3)
+    assert choice(even, (7, 8, 8)) == pytest.approx(np.log(1.5), abs=1e-3)
+    assert choice(even, (7, 7, 7)) == pytest.approx(0, abs=1e-3)
+    assert choice(sure, (7, 8, 8)) == pytest.approx(0, abs=1e-3)
+    assert choice((), ()) == 0
 
 
 def test_whatever_is_shown_shows_in_full_once() -> None:

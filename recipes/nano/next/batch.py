@@ -128,6 +128,8 @@ class Lesson:
     """(B, N − tail), −100 where nothing is learnt."""
     also: Tensor
     """(others, 3): sequence, column from `tail` on, and a token that is as right as the label."""
+    reads: Tensor
+    """(places, 4): sequence, row, column and token, as in `Sheet.reads`."""
     weights: Tensor
     looks: tuple[Looks, ...]
     held: tuple[Held, ...]
@@ -177,6 +179,10 @@ def join(sheets: list[Sheet], features: list[Tensor], loudness: list[Loudness]) 
             [(i, at - tail, token) for i, sheet in enumerate(sheets) for at, token in sheet.also],
             dtype=torch.long,
         ).view(-1, 3),
+        torch.tensor(
+            [(i, *read) for i, sheet in enumerate(sheets) for read in sheet.reads],
+            dtype=torch.long,
+        ).view(-1, 4),
         weights[:, tail:],
         _looks(sheets, total),
         (

@@ -16,6 +16,7 @@ from recipes.nano.next import befores, gathers, links
 from recipes.nano.next.asked import CLOCK_SIZES
 from recipes.nano.next.attention import attend
 from recipes.nano.next.batch import SHUT, Held, Lesson, Looks
+from recipes.nano.next.lessons import HEADS_OF
 from recipes.nano.next.shape import FAR, HEAD_DIM, HEADS, HIDDEN, slow_numbers
 from recipes.nano.next.sheet import (
     CHANGED,
@@ -45,6 +46,9 @@ SAME = {NEXT_COMING: COMING, NEXT_GOING: GOING}
 """Known in the same form, so that one can be matched with the other."""
 LOUDER = 5.0
 """Times that what heads hold in the first two layers is told: they have other tasks too."""
+SCORED = 6.0
+"""Times that numbers count by which links score: the others only make a vector longer, and of two
+events of a thing the last one is told from the other by a few hundredths of a score."""
 
 
 class Watched(NamedTuple):
@@ -145,6 +149,21 @@ def _log_sums(logs: Tensor, of: Tensor, rows: int) -> Tensor:
     return most + torch.zeros_like(most).index_add(0, of, (logs - most[of]).exp()).log()
 
 
+def choice_loss(last: Watched, lesson: Lesson, bias: Tensor) -> Tensor:
+    """−log of the attention to what tells the likeliest of several right tokens, the mean of rows:
+    which of them is left to the heads, that it be one is not."""
+    if not len(lesson.reads):
+        return last.q.new_zeros(())
+    of, row, column, token = lesson.reads.T
+    pairs, at = torch.unique(torch.stack([of, row]), dim=1, return_inverse=True)
+    queries = last.q[pairs[0], :, pairs[1] - lesson.tail][:, HEADS_OF[LETTERS]].float()
+    scores = torch.einsum("rhd,rhnd->rhn", queries, last.k[pairs[0]][:, HEADS_OF[LETTERS]].float())
+    scores = scores * HEAD_DIM**-0.5 + bias[pairs[0], :, pairs[1]]
+    shares = scores.softmax(-1).mean(1)[at, column]
+    told = torch.zeros(pairs.shape[1], int(token.max()) + 1, device=shares.device)
+    return -told.index_put((at, token), shares, accumulate=True).amax(1).log().mean()
+
+
 def held_losses(watched: list[Watched], lesson: Lesson) -> dict[str, Tensor]:
     """Squared distances of queries and keys to what they are told to hold, both of length 1: the
     mean of those with a thing and that of the others, which are many, count alike."""
@@ -152,7 +171,11 @@ def held_losses(watched: list[Watched], lesson: Lesson) -> dict[str, Tensor]:
     for one in lesson.held:
         layer = watched[one.layer]
         own = (layer.still_k if one.is_key else layer.still_q)[one.of, one.head, one.at]
-        apart = (F.normalize(own.float(), dim=-1) - wanted(one)).square().sum(-1)
+        held = wanted(one)
+        apart = (F.normalize(own.float(), dim=-1) - held).square()
+        if one.layer == links.LAYER:
+            apart = apart * torch.where(held == 0, 1.0, SCORED)
+        apart = apart.sum(-1)
         is_thing = is_about_things(one).float()
         parts = [(apart * w).sum() / w.sum().clamp_min(1) for w in (is_thing, 1 - is_thing)]
         losses[f"{'key' if one.is_key else 'ask'}{one.layer}{one.head}"] = parts[0] + parts[1]
@@ -260,7 +283,9 @@ def lesson_loss(
     knowing: float,
     naming: float,
     changing: float = 0.0,
+    answering: float = 1.0,
     linking: float = 0.0,
+    choosing: float = 0.0,
     margin: float = 0.0,
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of one batch and what to print of it."""
@@ -278,7 +303,8 @@ def lesson_loss(
     looks = look_losses(watched, lesson, bias, margin)
     knows = probes.losses(layers, watched, lesson)
     held = held_losses(watched, lesson)
-    helped = torch.zeros_like(answer)
+    choice = choice_loss(watched[-1], lesson, bias)
+    helped = choosing * choice
     for value in looks.values():
         helped = helped + looking * value
     for name, value in knows.items():
@@ -289,6 +315,6 @@ def lesson_loss(
     free = weights > 0.5
     said = logits.argmax(-1, keepdim=True)
     right = is_right.gather(1, said)[free].float().mean()
-    told = {"answer": answer, "tokens": right, **looks, **knows, **held}
+    told = {"answer": answer, "tokens": right, "choice": choice, **looks, **knows, **held}
     numbers = torch.stack([value.detach() for value in told.values()]).tolist()
-    return answer + helped, dict(zip(told, numbers, strict=True))
+    return answering * answer + helped, dict(zip(told, numbers, strict=True))

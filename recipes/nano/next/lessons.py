@@ -194,6 +194,9 @@ class LessonMaker:
             places = matching(asked, said[:k], self.encode)
             if asked.kind == "when":
                 sheet.also += [(row, self.encode(text)[k]) for _, _, text in places]
+                self._teach_choice(
+                    sheet, row, {pads[i][p]: self.encode(t)[k] for i, p, t in places}
+                )
             columns = sorted({pads[pair][at] for pair, at, _ in places}) or [NOTHING]
             sheet.exempt.append((row, columns))
             for head, back in enumerate((1, 2)):
@@ -206,6 +209,11 @@ class LessonMaker:
             sheet.looks += [(last, head, row, columns) for head in own] * times
             sheet.looks += [(last, h, row, [NOTHING]) for h in range(HEADS) if h not in own]
             sheet.knows.append((row, asked.what, asked.classes))
+
+    @staticmethod
+    def _teach_choice(sheet: Sheet, row: int, token_of: dict[int, int]) -> None:
+        if len(set(token_of.values())) > 1:
+            sheet.reads += [(row, column, token) for column, token in token_of.items()]
 
     def _teach_gather(self, sheet: Sheet, asked: Asked, gather: int, kind_at: int) -> None:
         """The token behind what is filled in looks at its pieces and at the kind of question."""

@@ -63,11 +63,15 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=3000, help="tokens per batch")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--decline", type=float, default=0.65)
+    parser.add_argument("--answering", type=float, default=1.0, help="weight of answers")
     parser.add_argument("--looking", type=float, default=0.3, help="weight of told looks")
     parser.add_argument("--knowing", type=float, default=0.25, help="weight of letters and times")
     parser.add_argument("--naming", type=float, default=0.5, help="weight of names of things")
     parser.add_argument("--changing", type=float, default=5.0, help="weight of what comes and goes")
     parser.add_argument("--linking", type=float, default=3.0, help="weight of what heads hold")
+    parser.add_argument(
+        "--choosing", type=float, default=1.0, help="weight of one of several times"
+    )
     parser.add_argument("--name", default="decoder.pt")
     add_shared(parser)
     parser.add_argument("--spans", type=float, default=0.0, help="share of lessons about spans")
@@ -111,11 +115,13 @@ def main() -> None:
             trainer.model,
             trainer.probes,
             lesson,
+            answering=options.answering,
             looking=options.looking,
             knowing=options.knowing if share < EARLY else 0.0,
             naming=options.naming,
             changing=options.changing,
             linking=options.linking,
+            choosing=options.choosing,
             margin=MARGIN * min(1.0, max(0.0, (share - EARLY) / (LATE - EARLY))),
         )
         trainer.optimizer.set_lr(rate(options.lr, step, options.steps, options.decline))

@@ -32,6 +32,9 @@ class Sheet:
     also: list[tuple[int, int]] = field(default_factory=list)
     """(column, token): tokens that are as right as the label. Left out, the loss is mostly about
     which of two right times was drawn, and a mixture of both, which is a third, costs little."""
+    reads: list[tuple[int, int, int]] = field(default_factory=list)
+    """(row, column, token) where the places that tell an answer tell different tokens: the one that
+    each tells. Read from all of them at once, a third is said."""
     weights: dict[int, float] = field(default_factory=dict)
     looks: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
     """(layer, head, row, columns): where a head should look, at any of them."""

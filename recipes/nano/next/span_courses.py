@@ -22,6 +22,11 @@ GAPLESS_ODDS = 0.3
 BESIDE_ODDS = (0.5, 0.38, 0.12)
 """Of how many tokens beside its own hold some of a thing: in drawn videos 0.36 of what frames
 of 12 tokens show has one or more, and 0.52 of what those of 144 show, in part or in full."""
+APART = (1, 4)
+"""Pairs between two changes of a thing, at least, and how many where a video has room for them: of
+several events that are hardly apart, heads that link them cannot tell the last one."""
+APART_ODDS = 0.75
+"""Of things whose changes are so far apart."""
 LAST_S = 8.0
 """Kept for the end of the video, which is a time too."""
 
@@ -107,9 +112,15 @@ def _comings(
     had gone must not name the coming of another."""
     wanted = int(rng.choice(MOST_EVENTS, p=EVENT_ODDS))
     wanted = min(wanted, max(1, pairs // 8), pairs // 2)
+    least, most = APART
+    apart = most if rng.uniform() < APART_ODDS else least
+    apart = max(least, min(apart, pairs // max(1, 2 * wanted)))
+    room = pairs - (apart - 1) * (2 * wanted - 1)
     # Nothing changes with the last pair: most watchers stand behind the next one's beginning.
-    places = np.delete(np.arange(pairs + 1), pairs - 1)
-    cuts = sorted(int(c) for c in rng.choice(places, 2 * wanted, replace=False))
+    places = np.sort(
+        rng.choice(np.delete(np.arange(room + 1), room - 1), 2 * wanted, replace=False)
+    )
+    cuts = [int(place) + (apart - 1) * k for k, place in enumerate(places)]
     for k in range(len(cuts) if others else 0):
         cut = int(rng.choice(others))
         is_between = cuts[k - 1] < cut if k else True
