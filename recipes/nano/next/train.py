@@ -49,8 +49,14 @@ RETRIEVING = (
         "retrieve",
         "--begin spans2.pt --name spans3.pt --spans 0.5 --steps 7000 --seed 2",
     ),
+    Step(
+        "answers",
+        "retrieve",
+        "--begin spans3.pt --name spans4.pt --spans 0.5 --steps 5500 --seed 3 --answering 3",
+    ),
 )
-"""First codes and things, by a decoder of three layers; then a layer is added for spans."""
+"""First codes and things, by a decoder of three layers; then a layer is added for spans; at last
+answers weigh more than what is told on the way to them."""
 CHAINS = {"reading": READING, "retrieving": RETRIEVING}
 GOING_ON = ("--lr", "1e-3", "--decline", "1.0")
 """Of steps that begin with what another one learnt, where they say nothing else."""
