@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from recipes.nano.next import befores, gathers, links
+from recipes.nano.next import befores, distances, gathers, links
 from recipes.nano.next.batch import Lesson, Loudness, join
 from recipes.nano.next.courses import worded_features
-from recipes.nano.next.decoder import Watched, held_losses, lesson_loss, run
+from recipes.nano.next.decoder import Watched, run
+from recipes.nano.next.distances import share_wrong
 from recipes.nano.next.groups import part_of
-from recipes.nano.next.held import GAINS, hold_gains
+from recipes.nano.next.held import GAINS, held_losses, hold_gains
 from recipes.nano.next.lessons import LessonMaker
+from recipes.nano.next.losses import lesson_loss
 from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN, LAYERS, ROPE_THETA
 from recipes.nano.next.sheet import CHANGED, NOTHING, Sheet
 from recipes.nano.next.span_courses import SpanCourse, draw_spans
@@ -76,6 +78,16 @@ def test_the_nearer_of_two_events_is_preferred(own: int, near: int, ratio: float
     query, key = held(own, is_key=False), held(own, is_key=True)
     far = min(round(near * ratio), FARTHEST)
     assert score(query, key, near) > score(query, key, far) + 0.3
+
+
+def test_few_links_are_wrong_where_scores_are_somewhat_off() -> None:
+    sizes, phases = torch.zeros(2, max(links.COSINES) + 1)
+    for number, (size, phase) in links.COSINES.items():
+        sizes[number], phases[number] = size, phase
+    drawn = distances.draw_distances(240)
+    assert share_wrong(sizes, phases, drawn, 1e-3) < 0.01
+    assert share_wrong(sizes, phases, drawn, 2) < 0.025
+    assert share_wrong(0 * sizes, phases, drawn, 2) > 0.4
 
 
 @given(st.integers(1, 40_000))

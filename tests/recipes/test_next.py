@@ -14,41 +14,22 @@ from pipeline.needles import ASKS, NONE, ask_for
 from pipeline.questions import build_questions
 from recipes.nano.codes import class_codes, ground_code
 from recipes.nano.next.asked import clock_classes
-from recipes.nano.next.batch import Lesson, Loudness, join
+from recipes.nano.next.batch import Loudness, join
 from recipes.nano.next.courses import Course, draw_course, worded_features
-from recipes.nano.next.decoder import (
-    JOINS,
-    SLOW,
-    Watched,
-    choice_loss,
-    lesson_loss,
-    look_losses,
-    run,
-)
+from recipes.nano.next.decoder import run
 from recipes.nano.next.held import GAINS
 from recipes.nano.next.lessons import LessonMaker
+from recipes.nano.next.losses import lesson_loss
 from recipes.nano.next.retrieve import whole_answers
 from recipes.nano.next.see import new_reader, tower
-from recipes.nano.next.shape import FAR, HEAD_DIM, HIDDEN, ID, LAYERS, published_part
+from recipes.nano.next.shape import FAR, LAYERS, published_part
 from recipes.nano.next.sheet import LETTERS, NAMED, THING, Sheet
-from recipes.nano.next.tokenizer import ANSWER, build
+from recipes.nano.next.tokenizer import ANSWER
 from recipes.nano.next.trainer import new_trainer
 from recipes.nano.pictures import CLASSES
 from schemas.job import QuerySpec
 from schemas.time import TimeSpan, timestamp_text
-
-TOKENIZER = build()
-
-
-@pytest.fixture(scope="module")
-def maker() -> LessonMaker:
-    return LessonMaker(TOKENIZER)
-
-
-def draw_row(maker: LessonMaker, seed: int, questions: int = 6) -> tuple[Course, Sheet]:
-    rng = np.random.default_rng(seed)
-    course = draw_course(rng, 8, 12)
-    return course, maker.row(rng, course, (3, 4), questions)
+from tests.recipes.rows import TOKENIZER, draw_row, joined
 
 
 def text_of(ids: list[int]) -> str:
@@ -168,14 +149,6 @@ def test_positions_are_those_of_a_long_video(maker: LessonMaker) -> None:
     assert farthest > FAR / 2
 
 
-def joined(maker: LessonMaker, seeds: range, loudness: Loudness) -> tuple[list[Sheet], Lesson]:
-    drawn = [draw_row(maker, seed) for seed in seeds]
-    rng = np.random.default_rng(0)
-    features = [worded_features(rng, course) for course, _ in drawn]
-    sheets = [sheet for _, sheet in drawn]
-    return sheets, join(sheets, features, [loudness] * len(sheets))
-
-
 def test_what_is_not_asked_for_is_louder_and_questions_are_alone(maker: LessonMaker) -> None:
     sheets, lesson = joined(maker, range(2), Loudness(ground=5, things=3, codes=1))
     heard = set()
@@ -231,60 +204,23 @@ def test_training_goes_on_from_what_is_published() -> None:
         assert changed <= held
 
 
-def test_names_of_things_weigh_as_they_are_told_to(maker: LessonMaker) -> None:
+def test_parts_of_the_loss_weigh_as_they_are_told_to(maker: LessonMaker) -> None:
     trainer = new_trainer(0, 1e-3)
     _, lesson = joined(maker, range(3), Loudness(0, 0, 0))
 
-    def loss(naming: float) -> tuple[float, dict[str, float]]:
+    def loss(naming: float = 0, **weights: float) -> tuple[float, dict[str, float]]:
         total, told = lesson_loss(
-            trainer.model, trainer.probes, lesson, looking=0, knowing=0, naming=naming
+            trainer.model, trainer.probes, lesson, looking=0, knowing=0, naming=naming, **weights
         )
         return float(total.detach()), told
 
-    without, told = loss(0)
-    named, _ = loss(1)
+    without, told = loss()
+    assert told["choice"] > 0
     assert without == pytest.approx(told["answer"], rel=1e-5)
-    assert named - without == pytest.approx(told[f"know{THING}"] + told[f"know{NAMED}"], rel=1e-4)
-
-
-def joining_losses(numbers: list[int]) -> tuple[float, float]:
-    """Of the head that joins a pair's code and thing, where it finds what it should look at by
-    these numbers: where it looks, and where it would without knowing where anything stands."""
-    queries = torch.zeros(1, 4, 6, HEAD_DIM)
-    keys = queries.clone()
-    queries[0, JOINS[1], 5, numbers] = 10.0
-    keys[0, JOINS[1], 2, numbers] = 10.0
-    sheet = Sheet()
-    sheet.say([ID["<|video_pad|>"]] * 6, 0, -1)
-    sheet.looks.append((*JOINS, 5, [2]))
-    lesson = join([sheet], [torch.zeros(6, HIDDEN)], [Loudness(0, 0, 0)])
-    watched = [Watched(queries, keys, queries, keys, keys, keys)] * 2
-    losses = look_losses(watched, lesson, lesson.bias.written_out())
-    return float(losses["look10"]), float(losses["still10"])
-
-
-def test_a_code_and_a_thing_are_joined_by_what_does_not_turn() -> None:
-    turning = [number for number in range(HEAD_DIM) if number not in SLOW]
-    assert len(SLOW) == 36
-    assert joining_losses(turning[:4]) == pytest.approx((0, np.log(6)), abs=1e-3)
-    assert joining_losses(SLOW[:4]) == pytest.approx((0, 0), abs=1e-3)
-
-
-def test_a_margin_is_asked_for_behind_the_first_layer(maker: LessonMaker) -> None:
-    trainer = new_trainer(0, 1e-3)
-    _, lesson = joined(maker, range(3), Loudness(0, 0, 0))
-    watched: list[Watched] = []
-    with torch.inference_mode():
-        run(trainer.model, lesson, watched)
-        bias = lesson.bias.written_out()
-    plain = look_losses(watched, lesson, bias)
-    strict = look_losses(watched, lesson, bias, margin=4.0)
-    for name, loss in plain.items():
-        more = float(strict[name] - loss)
-        if name.startswith("look0"):
-            assert more == 0
-        else:
-            assert 0 < more <= 4
+    names = told[f"know{THING}"] + told[f"know{NAMED}"]
+    assert loss(1)[0] - without == pytest.approx(names, rel=1e-4)
+    assert loss(answering=3)[0] == pytest.approx(3 * without, rel=1e-5)
+    assert loss(choosing=2)[0] - without == pytest.approx(2 * told["choice"], rel=1e-4)
 
 
 def test_every_time_at_which_a_code_shows_is_right(maker: LessonMaker) -> None:
@@ -306,73 +242,6 @@ def test_every_time_at_which_a_code_shows_is_right(maker: LessonMaker) -> None:
             assert right == (firsts or {sheet.labels[row]})
             several += len(right) > 1
     assert several > 5
-
-
-def look_loss(scores: tuple[float, float]) -> float:
-    """Loss of a head whose scores at two places where it may look are these; 0 elsewhere."""
-    queries = torch.zeros(1, 4, 6, 64)
-    keys = queries.clone()
-    queries[0, 1, 5] = 1.0
-    keys[0, 1, 2], keys[0, 1, 4] = torch.tensor(scores)[:, None].expand(-1, 64) / 8
-    sheet = Sheet()
-    sheet.say([0] * 6, 0, -1)
-    sheet.looks.append((1, 1, 5, [2, 4]))
-    lesson = join([sheet], [torch.zeros(0, HIDDEN)], [Loudness(0, 0, 0)])
-    bias = lesson.bias.written_out()
-    watched = [Watched(queries, keys, *[keys] * 4)] * 2
-    (loss,) = look_losses(watched, lesson, bias, margin=4.0).values()
-    return float(loss)
-
-
-def test_a_head_may_look_at_any_of_its_places_and_needs_a_margin() -> None:
-    assert 0 <= look_loss((20.0, 0.0)) < 1e-3
-    others = 4 * np.exp(-4.0) / 2
-    with_margin = np.log1p(others * np.exp(4.0))
-    assert look_loss((4.0, 4.0)) == pytest.approx(with_margin, rel=1e-2)
-
-
-def test_places_that_tell_different_tokens_are_told_apart(maker: LessonMaker) -> None:
-    found = 0
-    for seed in range(12):
-        _, sheet = draw_row(maker, seed)
-        told: dict[int, dict[int, int]] = {}
-        for row, column, token in sheet.reads:
-            told.setdefault(row, {})[column] = token
-        also = {row: {t for at, t in sheet.also if at == row} for row, _ in sheet.also}
-        matched = {row: own for layer, _, row, own in sheet.looks if layer == LAYERS - 1 and own[0]}
-        for row, tokens in also.items():
-            if len(tokens) > 1:
-                assert set(told[row].values()) == tokens
-                assert set(told[row]) == set(matched[row])
-                found += 1
-            else:
-                assert row not in told
-    assert found > 5
-
-
-def choice(scores: tuple[float, ...], tokens: tuple[int, ...]) -> float:
-    """Loss of heads whose scores at three places, which tell these tokens, are `scores`."""
-    queries = torch.zeros(1, 4, 1, 64)
-    keys = torch.zeros(1, 4, 6, 64)
-    queries[0, :, 0] = 1.0
-    keys[0, :, 1 : 1 + len(scores)] = torch.tensor(scores)[:, None].expand(-1, 64) / 8
-    sheet = Sheet()
-    sheet.say([0] * 5, 0, -1)
-    sheet.say([0], 5, -2)
-    sheet.reads += [(5, 1 + k, token) for k, token in enumerate(tokens)]
-    lesson = join([sheet], [torch.zeros(0, HIDDEN)], [Loudness(0, 0, 0)])
-    assert lesson.tail == 5
-    last = Watched(queries, keys, *[keys] * 4)
-    return float(choice_loss(last, lesson, lesson.bias.written_out()))
-
-
-def test_heads_choose_one_of_several_right_tokens() -> None:
-    even, sure = (30.0, 30.0, 30.0), (40.0, 20.0, 20.0)
-    assert choice(even, (7, 8, 9)) == pytest.approx(np.log(3), abs=1e-3)
-    assert choice(even, (7, 8, 8)) == pytest.approx(np.log(1.5), abs=1e-3)
-    assert choice(even, (7, 7, 7)) == pytest.approx(0, abs=1e-3)
-    assert choice(sure, (7, 8, 8)) == pytest.approx(0, abs=1e-3)
-    assert choice((), ()) == 0
 
 
 def test_whatever_is_shown_shows_in_full_once() -> None:

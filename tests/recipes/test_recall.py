@@ -12,8 +12,9 @@ from torch.nn.functional import cosine_similarity
 from recipes.nano.next.asked import CLOCK_SIZES
 from recipes.nano.next.batch import Lesson, Loudness, join
 from recipes.nano.next.courses import worded_features
-from recipes.nano.next.decoder import lesson_loss, run
+from recipes.nano.next.decoder import run
 from recipes.nano.next.lessons import LessonMaker
+from recipes.nano.next.losses import lesson_loss
 from recipes.nano.next.recall import (
     READS,
     SAID,

@@ -1,4 +1,5 @@
-"""Step 2b: layers whose heads are told what their queries and keys hold begin with it."""
+"""Step 2b: heads that are told what their queries and keys hold: how far they are from it, and how
+their layers begin."""
 
 from __future__ import annotations
 
@@ -8,12 +9,15 @@ from torch.nn import functional as F
 
 from recipes.nano.next import befores, gathers, links
 from recipes.nano.next.batch import ENDED, Held, Lesson
-from recipes.nano.next.decoder import is_about_things, wanted
+from recipes.nano.next.decoder import Watched
 from recipes.nano.next.shape import HEAD_DIM, HEADS, LAYERS
 
 GAINS = {own.LAYER: own.GAIN for own in (gathers, befores, links)}
 _TOLD_HEADS = {gathers.LAYER: range(HEADS), befores.LAYER: befores.HEADS}
 """Of layers whose heads have other tasks in other tokens."""
+SCORED = {links.LAYER: 6.0}
+"""Times that numbers count by which a layer scores, where not all count alike: the others only make
+a vector longer, and the last of a thing's events is told from another by a few hundredths."""
 _RIDGE = 1e-4
 _OTHER = 2
 """Kind of a token that is told nothing, beside those told of none (0) and of a thing (1)."""
@@ -21,6 +25,44 @@ _LESS = 10
 """Times that others count less."""
 _Rows = tuple[Tensor, Tensor, Tensor]
 """What is projected, what it should be, and the kind of each row."""
+
+
+def held_losses(watched: list[Watched], lesson: Lesson) -> dict[str, Tensor]:
+    """Squared distances of queries and keys to what they are told to hold, both of length 1: the
+    mean of those with a thing and that of the others, which are many, count alike."""
+    losses = {}
+    for one in lesson.held:
+        layer = watched[one.layer]
+        own = (layer.still_k if one.is_key else layer.still_q)[one.of, one.head, one.at]
+        held = wanted(one)
+        apart = (F.normalize(own.float(), dim=-1) - held).square()
+        apart = (apart * torch.where(held == 0, 1.0, SCORED.get(one.layer, 1.0))).sum(-1)
+        is_thing = is_about_things(one).float()
+        parts = [(apart * w).sum() / w.sum().clamp_min(1) for w in (is_thing, 1 - is_thing)]
+        losses[f"{'key' if one.is_key else 'ask'}{one.layer}{one.head}"] = parts[0] + parts[1]
+    return losses
+
+
+def wanted(one: Held) -> Tensor:
+    """(rows, HEAD_DIM) of length 1: what these queries or keys are told to hold."""
+    return _WANTED[one.layer](one.told, is_key=one.is_key)
+
+
+def is_about_things(one: Held) -> Tensor:
+    """(rows,) bool: about things, or about pairs that show them."""
+    return one.told[:, : _NOTHING_AT[one.layer]].abs().amax(1) > 0
+
+
+_WANTED = {
+    gathers.LAYER: gathers.wanted,
+    befores.LAYER: befores.wanted,
+    links.LAYER: links.wanted,
+}
+_NOTHING_AT = {
+    gathers.LAYER: None,
+    befores.LAYER: befores.NOTHING_AT,
+    links.LAYER: links.NOTHING_AT,
+}
 
 
 def hold_gains(layers: nn.ModuleList) -> None:

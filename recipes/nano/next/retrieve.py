@@ -14,10 +14,11 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from recipes.nano.next import befores
 from recipes.nano.next import tokenizer as tokenizer_step
-from recipes.nano.next.decoder import lesson_loss, run
+from recipes.nano.next.decoder import run
 from recipes.nano.next.device import moved
 from recipes.nano.next.drawn import DrawnAhead
 from recipes.nano.next.held import GAINS
+from recipes.nano.next.losses import lesson_loss
 from recipes.nano.next.plan import EARLY, LATE, Plan
 from recipes.nano.next.progress import Loop, add_shared, rate
 from recipes.nano.next.shape import PUBLISHED, RUNS

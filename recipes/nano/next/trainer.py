@@ -14,10 +14,11 @@ from transformers import Qwen3VLForConditionalGeneration
 from recipes.nano.network import new_model
 from recipes.nano.next import befores
 from recipes.nano.next.batch import Lesson
-from recipes.nano.next.decoder import Probes, Watched, run
+from recipes.nano.next.decoder import Watched, run
 from recipes.nano.next.groups import WATCHERS
 from recipes.nano.next.held import hold_gains, open_layer
 from recipes.nano.next.lessons import HEADS_OF
+from recipes.nano.next.probes import Probes
 from recipes.nano.next.recall import known_of, with_recall
 from recipes.nano.next.shape import HEAD_DIM, HEADS, LAYERS, config, published_part
 from recipes.nano.next.sheet import THING

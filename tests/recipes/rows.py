@@ -1,0 +1,27 @@
+"""Rows of lessons about codes, drawn for tests."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recipes.nano.next.batch import Lesson, Loudness, join
+from recipes.nano.next.courses import Course, draw_course, worded_features
+from recipes.nano.next.lessons import LessonMaker
+from recipes.nano.next.sheet import Sheet
+from recipes.nano.next.tokenizer import build
+
+TOKENIZER = build()
+
+
+def draw_row(maker: LessonMaker, seed: int, questions: int = 6) -> tuple[Course, Sheet]:
+    rng = np.random.default_rng(seed)
+    course = draw_course(rng, 8, 12)
+    return course, maker.row(rng, course, (3, 4), questions)
+
+
+def joined(maker: LessonMaker, seeds: range, loudness: Loudness) -> tuple[list[Sheet], Lesson]:
+    drawn = [draw_row(maker, seed) for seed in seeds]
+    rng = np.random.default_rng(0)
+    features = [worded_features(rng, course) for course, _ in drawn]
+    sheets = [sheet for _, sheet in drawn]
+    return sheets, join(sheets, features, [loudness] * len(sheets))
