@@ -13,6 +13,8 @@ from recipes.nano.next.sheet import LETTERS
 
 JOINS = (1, 0)
 """Layer and head that joins a code and a thing of one pair."""
+JOINS_MARGIN = 2.0
+"""Times that its margin counts: a long video has every thing that is alone before every code."""
 SLOW = slow_numbers(FAR, 0.5)
 """Numbers by which it is told to find it: a million tokens hardly turn them."""
 
@@ -22,20 +24,22 @@ def look_losses(
 ) -> dict[str, Tensor]:
     """−log of the attention that each told head gives to where it should look, the mean of each.
 
-    Behind the first layer that place scores `margin` less than it does: what is told apart by a
-    hair here is mistaken where a million others are.
+    Behind the first layer that place scores `margin` less than it does, by the head that `JOINS`
+    twice that: what is told apart by a hair here is mistaken where a million others are.
     """
     losses = {}
     # Taken apart once: the gradient of each single selection would fill all of it.
     apart = [[own.q.unbind(1), own.k.unbind(1)] for own in watched]
     for look in lesson.looks:
         query, key = (heads[look.head] for heads in apart[look.layer])
-        own = _missed(query, key, look, bias, margin if look.layer else 0.0)
+        joins = (look.layer, look.head) == JOINS
+        less = margin * JOINS_MARGIN if joins else margin if look.layer else 0.0
+        own = _missed(query, key, look, bias, less)
         losses[f"look{look.layer}{look.head}"] = own.mean()
-        if (look.layer, look.head) == JOINS:
+        if joins:
             layer, is_shown = watched[look.layer], lesson.visual[look.of, look.at]
             query, key = layer.still_q[:, look.head, :, SLOW], layer.still_k[:, look.head, :, SLOW]
-            own = _missed(query, key, look, bias, margin)[is_shown]
+            own = _missed(query, key, look, bias, less)[is_shown]
             losses[f"still{look.layer}{look.head}"] = own.sum() / is_shown.sum().clamp_min(1)
     return losses
 

@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--changing", type=float, default=5.0, help="weight of what comes and goes")
     parser.add_argument("--linking", type=float, default=3.0, help="weight of what heads hold")
     parser.add_argument(
-        "--choosing", type=float, default=1.0, help="weight of one of several times"
+        "--choosing", type=float, default=0.3, help="weight of one of several times"
     )
     parser.add_argument("--name", default="decoder.pt")
     add_shared(parser)
