@@ -14,7 +14,7 @@ from recipes.nano.next.sheet import LETTERS
 JOINS = (1, 0)
 """Layer and head that joins a code and a thing of one pair."""
 JOINS_MARGIN = 2.0
-"""Times that its margin counts: a long video has every thing that is alone before every code."""
+"""Times that its margin counts: in a long video a thing that is alone sees every code before it."""
 SLOW = slow_numbers(FAR, 0.5)
 """Numbers by which it is told to find it: a million tokens hardly turn them."""
 
@@ -24,8 +24,8 @@ def look_losses(
 ) -> dict[str, Tensor]:
     """−log of the attention that each told head gives to where it should look, the mean of each.
 
-    Behind the first layer that place scores `margin` less than it does, by the head that `JOINS`
-    twice that: what is told apart by a hair here is mistaken where a million others are.
+    Behind the first layer that place scores `margin` less than it does, and by the head of `JOINS`
+    more than that: what is told apart by a hair here is mistaken where a million others are.
     """
     losses = {}
     # Taken apart once: the gradient of each single selection would fill all of it.
@@ -33,7 +33,9 @@ def look_losses(
     for look in lesson.looks:
         query, key = (heads[look.head] for heads in apart[look.layer])
         joins = (look.layer, look.head) == JOINS
-        less = margin * JOINS_MARGIN if joins else margin if look.layer else 0.0
+        less = 0.0
+        if look.layer:
+            less = margin * (JOINS_MARGIN if joins else 1.0)
         own = _missed(query, key, look, bias, less)
         losses[f"look{look.layer}{look.head}"] = own.mean()
         if joins:
