@@ -10,6 +10,7 @@ from transformers import Qwen3VLForConditionalGeneration
 from recipes.nano.next import befores, gathers
 from recipes.nano.next.batch import SHUT, Lesson
 from recipes.nano.next.decoder import Watched, run
+from recipes.nano.next.far import FarKeys, far_losses
 from recipes.nano.next.held import held_losses
 from recipes.nano.next.looks import choice_loss, look_losses
 from recipes.nano.next.probes import Probes
@@ -34,6 +35,8 @@ def lesson_loss(
     answering: float = 1.0,
     linking: float = 0.0,
     choosing: float = 0.0,
+    far: FarKeys | None = None,
+    reaching: float = 0.0,
     margin: float = 0.0,
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of one batch and what to print of it."""
@@ -52,7 +55,10 @@ def lesson_loss(
     knows = probes.losses(layers, watched, lesson)
     held = held_losses(watched, lesson)
     choice = choice_loss(watched[-1], lesson, bias)
+    reached = {} if far is None else far_losses(model, watched[0], lesson, far, margin)
     helped = choosing * choice
+    for value in reached.values():
+        helped = helped + reaching * value
     for value in looks.values():
         helped = helped + looking * value
     for name, value in knows.items():
@@ -63,6 +69,14 @@ def lesson_loss(
     free = weights > 0.5
     said = logits.argmax(-1, keepdim=True)
     right = is_right.gather(1, said)[free].float().mean()
-    told = {"answer": answer, "tokens": right, "choice": choice, **looks, **knows, **held}
+    told = {
+        "answer": answer,
+        "tokens": right,
+        "choice": choice,
+        **looks,
+        **reached,
+        **knows,
+        **held,
+    }
     numbers = torch.stack([value.detach() for value in told.values()]).tolist()
     return answering * answer + helped, dict(zip(told, numbers, strict=True))

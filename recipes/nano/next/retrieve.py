@@ -17,6 +17,7 @@ from recipes.nano.next import tokenizer as tokenizer_step
 from recipes.nano.next.decoder import run
 from recipes.nano.next.device import moved
 from recipes.nano.next.drawn import DrawnAhead
+from recipes.nano.next.far import draw_far
 from recipes.nano.next.held import GAINS
 from recipes.nano.next.losses import lesson_loss
 from recipes.nano.next.plan import EARLY, LATE, Plan
@@ -73,6 +74,7 @@ def main() -> None:
     parser.add_argument(
         "--choosing", type=float, default=0.3, help="weight of one of several times"
     )
+    parser.add_argument("--reaching", type=float, default=1.0, help="weight of what is far away")
     parser.add_argument("--name", default="decoder.pt")
     add_shared(parser)
     parser.add_argument("--spans", type=float, default=0.0, help="share of lessons about spans")
@@ -109,9 +111,11 @@ def main() -> None:
         for layer in options.fitted:
             trainer.open_held(layer, lessons)
 
-    def one(_rng: np.random.Generator, step: int) -> dict[str, float]:
+    def one(rng: np.random.Generator, step: int) -> dict[str, float]:
         share = plan.share(step)
-        lesson = moved(drawn.step(step), trainer.model.device)
+        hard = min(1.0, max(0.0, (share - EARLY) / (LATE - EARLY)))
+        own = drawn.step(step)
+        lesson, far = moved((own, draw_far(rng, own)), trainer.model.device)
         loss, told = lesson_loss(
             trainer.model,
             trainer.probes,
@@ -123,7 +127,9 @@ def main() -> None:
             changing=options.changing,
             linking=options.linking,
             choosing=options.choosing,
-            margin=MARGIN * min(1.0, max(0.0, (share - EARLY) / (LATE - EARLY))),
+            far=far,
+            reaching=options.reaching * hard,
+            margin=MARGIN * hard,
         )
         trainer.optimizer.set_lr(rate(options.lr, step, options.steps, options.decline))
         trainer.optimizer.step(loss)

@@ -1,0 +1,113 @@
+"""Step 2: what stands far away. Heads of the first layer find what stands a few tokens before by
+numbers that turn, and what stands some thousand positions before may look alike: of a video's
+thousands of pairs every one is at a distance of its own, of a lesson's few hardly any. So these
+heads are shown keys of the lesson at distances drawn anew in every step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import Qwen3VLForConditionalGeneration
+from transformers.models.qwen3_vl.modeling_qwen3_vl import rotate_half
+
+from recipes.nano.next.batch import Lesson, Looks
+from recipes.nano.next.decoder import Watched
+from recipes.nano.next.shape import FAR, HEAD_DIM
+
+LAYER = 0
+KEYS, ROWS = 4096, 192
+"""Shown to a head, and rows of it that they are shown to, in one step."""
+NEAREST = 30
+"""Positions back; lessons have nearer ones."""
+COUNT = 16.0
+"""What each key stands for: a million tokens hold 56,000 of the texts of times."""
+
+
+@dataclass(frozen=True, slots=True)
+class FarKeys:
+    """Tokens of a lesson, put far before whatever looks."""
+
+    of: Tensor
+    """(keys,) which sequence."""
+    at: Tensor
+    back: Tensor
+    """(keys,) positions from the token that looks back to it."""
+    rows: tuple[Tensor, ...]
+    """Of each look of `LAYER`, the rows that are shown these."""
+
+
+def draw_far(rng: np.random.Generator, lesson: Lesson) -> FarKeys:
+    """Half of the keys are texts, half any token of the video; distances are as likely near as far
+    for one half and even for the other."""
+    is_video = lesson.bias.owner >= 0
+    texts, tokens = ((is_video & ~lesson.visual).nonzero(), is_video.nonzero())
+    half = KEYS // 2
+    picked = torch.cat([own[_drawn(rng, len(own), half)] for own in (texts, tokens)])
+    near = np.exp(rng.uniform(np.log(NEAREST), np.log(FAR), half))
+    back = rng.permutation(np.concatenate([near, rng.uniform(NEAREST, FAR, half)]))
+    own_looks = [look for look in lesson.looks if look.layer == LAYER]
+    rows = tuple(_drawn(rng, len(look.of), ROWS) for look in own_looks)
+    return FarKeys(picked[:, 0], picked[:, 1], torch.from_numpy(back.astype(np.int64)), rows)
+
+
+def _drawn(rng: np.random.Generator, of: int, count: int) -> Tensor:
+    return torch.from_numpy(rng.integers(0, of, count))
+
+
+def far_losses(
+    model: Qwen3VLForConditionalGeneration,
+    watched: Watched,
+    lesson: Lesson,
+    far: FarKeys,
+    margin: float = 0.0,
+) -> dict[str, Tensor]:
+    """−log of the share of where each head should look against all far keys, the mean of its rows;
+    that place scores `margin` less than it does."""
+    turned = _Turned(model, lesson)
+    keys = turned.by(watched.still_k[far.of, :, far.at], far.of, far.at, -far.back)
+    looks = [look for look in lesson.looks if look.layer == LAYER]
+    losses = {}
+    for look, rows in zip(looks, far.rows, strict=True):
+        of, at = look.of[rows], look.at[rows]
+        query = turned.by(watched.still_q[of, look.head, at], of, at)
+        others = (query @ keys[:, look.head].mT).mul(HEAD_DIM**-0.5).logsumexp(-1)
+        own = _own_scores(watched, look, rows)
+        missed = F.softplus(others + float(np.log(COUNT)) + margin - own)
+        losses[f"far{look.head}"] = missed.mean()
+    return losses
+
+
+class _Turned:
+    """Turns queries and keys by where they stand against the first number of their position."""
+
+    def __init__(self, model: Qwen3VLForConditionalGeneration, lesson: Lesson) -> None:
+        self._rope, self._positions = model.model.language_model.rotary_emb, lesson.positions
+
+    def by(self, x: Tensor, of: Tensor, at: Tensor, shift: Tensor | int = 0) -> Tensor:
+        """(n, …, head_dim), of these tokens, `shift` positions behind."""
+        own = self._positions[:, of, at]
+        cos, sin = self._rope(x.float(), (own - own[:1] + shift)[:, None])
+        cos, sin = (part[0].view(len(x), *[1] * (x.ndim - 2), -1) for part in (cos, sin))
+        turned: Tensor = x.float() * cos + rotate_half(x.float()) * sin
+        return turned
+
+
+def _own_scores(watched: Watched, look: Looks, rows: Tensor) -> Tensor:
+    """(rows,) logarithm of the sum over where each should look."""
+    row, column = look.wanted
+    place = torch.full((len(look.of),), -1, device=row.device)
+    place[rows] = torch.arange(len(rows), device=row.device)
+    is_picked = place[row] >= 0
+    row, column = row[is_picked], column[is_picked]
+    of = look.of[row]
+    query, key = watched.q[of, look.head, look.at[row]], watched.k[of, look.head, column]
+    scores = (query.float() * key.float()).sum(-1) * HEAD_DIM**-0.5
+    most = torch.full((len(look.of),), -torch.inf, device=row.device)
+    most = most.scatter_reduce(0, row, scores.detach(), "amax")
+    total = torch.zeros_like(most).index_add(0, row, (scores - most[row]).exp())
+    return (most + total.log())[rows]
