@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 from transformers.models.qwen3_vl.modeling_qwen3_vl import rotate_half
 
+from recipes.nano.next.aliases import gaps
 from recipes.nano.next.batch import Lesson, Loudness
 from recipes.nano.next.decoder import Watched, run
 from recipes.nano.next.far import COUNT, KEYS, LAYER, NEAREST, ROWS, FarKeys, draw_far, far_losses
@@ -80,3 +81,20 @@ def test_a_lesson_costs_what_is_far_away_too(maker: LessonMaker) -> None:
     more = 2 * sum(float(value) for value in own.values())
     assert float(loss - without) == pytest.approx(more, rel=0.05)
     assert {name for name in told if name.startswith("far")} == set(own)
+
+
+def test_the_best_far_key_is_found(maker: LessonMaker) -> None:
+    trainer, lesson, watched = looked(maker)
+    with torch.no_grad():
+        near = dict(gaps(trainer.model, lesson, NEAREST + 20))
+        far = dict(gaps(trainer.model, lesson, NEAREST + 300))
+        assert set(near) == set(far) == {1, 2, 3}
+        assert all(bool((far[head] <= near[head]).all()) for head in far)
+        look = next(own for own in lesson.looks if (own.layer, own.head) == (LAYER, 2))
+        row = int(lesson.visual[look.of, look.at].nonzero()[0])
+        rows = [torch.tensor([row])] * 4
+        of, at = (lesson.bias.owner == 0).nonzero()[0]
+        for back in (NEAREST, NEAREST + 299):
+            key = FarKeys(of[None], at[None], torch.tensor([back]), tuple(rows))
+            loss = float(far_losses(trainer.model, watched, lesson, key)["far2"])
+            assert float(far[2][0]) <= log(COUNT) - log(np.expm1(loss)) + 1e-4

@@ -68,36 +68,37 @@ def far_losses(
 ) -> dict[str, Tensor]:
     """−log of the share of where each head should look against all far keys, the mean of its rows;
     that place scores `margin` less than it does."""
-    turned = _Turned(model, lesson)
-    keys = turned.by(watched.still_k[far.of, :, far.at], far.of, far.at, -far.back)
+    keys = turned(model, lesson, watched.still_k[far.of, :, far.at], far.of, far.at, -far.back)
     looks = [look for look in lesson.looks if look.layer == LAYER]
     losses = {}
     for look, rows in zip(looks, far.rows, strict=True):
         of, at = look.of[rows], look.at[rows]
-        query = turned.by(watched.still_q[of, look.head, at], of, at)
+        query = turned(model, lesson, watched.still_q[of, look.head, at], of, at)
         others = (query @ keys[:, look.head].mT).mul(HEAD_DIM**-0.5).logsumexp(-1)
-        own = _own_scores(watched, look, rows)
+        own = own_scores(watched, look, rows)
         missed = F.softplus(others + float(np.log(COUNT)) + margin - own)
         losses[f"far{look.head}"] = missed.mean()
     return losses
 
 
-class _Turned:
-    """Turns queries and keys by where they stand against the first number of their position."""
+def turned(
+    model: Qwen3VLForConditionalGeneration,
+    lesson: Lesson,
+    x: Tensor,
+    of: Tensor,
+    at: Tensor,
+    shift: Tensor | int = 0,
+) -> Tensor:
+    """(n, …, head_dim) queries or keys of these tokens, turned by where they stand against the
+    first number of their position, `shift` positions behind."""
+    own = lesson.positions[:, of, at]
+    cos, sin = model.model.language_model.rotary_emb(x.float(), (own - own[:1] + shift)[:, None])
+    cos, sin = (part[0].view(len(x), *[1] * (x.ndim - 2), -1) for part in (cos, sin))
+    out: Tensor = x.float() * cos + rotate_half(x.float()) * sin
+    return out
 
-    def __init__(self, model: Qwen3VLForConditionalGeneration, lesson: Lesson) -> None:
-        self._rope, self._positions = model.model.language_model.rotary_emb, lesson.positions
 
-    def by(self, x: Tensor, of: Tensor, at: Tensor, shift: Tensor | int = 0) -> Tensor:
-        """(n, …, head_dim), of these tokens, `shift` positions behind."""
-        own = self._positions[:, of, at]
-        cos, sin = self._rope(x.float(), (own - own[:1] + shift)[:, None])
-        cos, sin = (part[0].view(len(x), *[1] * (x.ndim - 2), -1) for part in (cos, sin))
-        turned: Tensor = x.float() * cos + rotate_half(x.float()) * sin
-        return turned
-
-
-def _own_scores(watched: Watched, look: Looks, rows: Tensor) -> Tensor:
+def own_scores(watched: Watched, look: Looks, rows: Tensor) -> Tensor:
     """(rows,) logarithm of the sum over where each should look."""
     row, column = look.wanted
     place = torch.full((len(look.of),), -1, device=row.device)

@@ -45,9 +45,14 @@ class Sizes:
     """log of how many times ground counts at most."""
 
 
-def draw_lesson(rng: np.random.Generator, maker: LessonMaker, sizes: Sizes) -> Lesson:
+def draw_lesson(
+    rng: np.random.Generator,
+    maker: LessonMaker,
+    sizes: Sizes,
+    frames: tuple[tuple[int, int], ...] = GRIDS,
+) -> Lesson:
     """A batch with rows of one length."""
-    count, grids = _draw_sizes(rng, sizes, QUESTIONS * TOKENS_PER_QUESTION)
+    count, grids = _draw_sizes(rng, sizes, QUESTIONS * TOKENS_PER_QUESTION, frames)
     courses = [draw_course(rng, count, rows * cols) for rows, cols in grids]
     sheets = [
         maker.row(rng, course, grid, QUESTIONS) for course, grid in zip(courses, grids, strict=True)
@@ -58,7 +63,8 @@ def draw_lesson(rng: np.random.Generator, maker: LessonMaker, sizes: Sizes) -> L
 
 def draw_span_lesson(rng: np.random.Generator, lessons: SpanLessons, sizes: Sizes) -> Lesson:
     """The same, of `find` questions."""
-    count, grids = _draw_sizes(rng, sizes, SPAN_QUESTIONS * TOKENS_PER_SPAN_QUESTION)
+    asked = SPAN_QUESTIONS * TOKENS_PER_SPAN_QUESTION
+    count, grids = _draw_sizes(rng, sizes, asked, GRIDS)
     drawn = [draw_spans(rng, count, rows * cols) for rows, cols in grids]
     sheets = [
         lessons.row(rng, own, grid, SPAN_QUESTIONS) for own, grid in zip(drawn, grids, strict=True)
@@ -70,12 +76,12 @@ def draw_span_lesson(rng: np.random.Generator, lessons: SpanLessons, sizes: Size
 
 
 def _draw_sizes(
-    rng: np.random.Generator, sizes: Sizes, asked: int
+    rng: np.random.Generator, sizes: Sizes, asked: int, frames: tuple[tuple[int, int], ...]
 ) -> tuple[int, list[tuple[int, int]]]:
     """Pairs of each row and a grid for each of as many rows as its tokens hold."""
     count = int(np.exp(rng.uniform(np.log(sizes.pairs[0]), np.log(sizes.pairs[1] + 1))))
     size = max(1, min(64, sizes.tokens // (count * TOKENS_PER_PAIR + asked)))
-    return count, [GRIDS[int(rng.integers(len(GRIDS)))] for _ in range(size)]
+    return count, [frames[int(rng.integers(len(frames)))] for _ in range(size)]
 
 
 @dataclass(frozen=True)
