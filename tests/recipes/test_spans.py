@@ -346,3 +346,22 @@ def test_heads_of_an_added_layer_rest_where_nothing_is_to_be_counted() -> None:
     added = [columns for layer, _, _, columns in sheet.looks if layer == LAYERS - 1]
     assert len(added) > 40
     assert all(columns == [NOTHING] for columns in added)
+
+
+def untold(sheet: Sheet, last: int) -> set[tuple[int, int]]:
+    """(column, head) of the first layer without a task, in tokens that answers are read from."""
+    read = {row for layer, _, row, _ in sheet.looks if layer == last}
+    told = {(row, head) for layer, head, row, _ in sheet.looks if layer == 0}
+    return {(row, head) for row in read for head in range(HEADS)} - told
+
+
+def test_heads_of_the_first_layer_never_look_about_in_an_answer(lessons: SpanLessons) -> None:
+    for match_layer in (LAYERS - 1, LAYERS):
+        maker = LessonMaker(TOKENIZER, match_layer=match_layer)
+        rng = np.random.default_rng(0)
+        sheet = maker.row(rng, draw_course(rng, 8, 12), (3, 4), 6)
+        heads = {head for _, head in untold(sheet, match_layer)}
+        assert heads == (set() if match_layer == LAYERS else {2, 3})
+    for seed in SEEDS:
+        _, sheet = draw_row(lessons, seed)
+        assert not untold(sheet, LAYERS)

@@ -98,6 +98,13 @@ class LessonMaker:
                 rest = [head for head in range(HEADS) if head not in busy]
                 sheet.looks += [(layer - 1, head, row, [NOTHING]) for head in rest]
 
+    def teach_idle(self, sheet: Sheet, column: int, heads: tuple[int, ...]) -> None:
+        """Where a layer was added for spans, heads of the first layer that have no task in a token
+        look at it: left alone, those of answers looked at times all over a video, and what they
+        took from these made a code match less than others did."""
+        if self.match_layer >= LAYERS:
+            sheet.looks += [(0, head, column, [column]) for head in heads]
+
     def _pair(
         self, sheet: Sheet, course: Course, number: int, at: int, grid: tuple[int, int]
     ) -> tuple[int, dict[int, int]]:
@@ -201,6 +208,7 @@ class LessonMaker:
             sheet.exempt.append((row, columns))
             for head, back in enumerate((1, 2)):
                 sheet.looks.append((0, head, row, [row - back]))
+            self.teach_idle(sheet, row, (2, 3))
             sheet.looks.append((1, 0, row, [gather]))
             self.teach_rest(rng, sheet, row, busy=(0,))
             own = HEADS_OF[asked.what]
@@ -225,6 +233,7 @@ class LessonMaker:
             backs = [gather - 1, gather - 3, max(gather - 4, kind_at)]
         for head, column in enumerate(backs):
             sheet.looks.append((0, head, gather, [column]))
+        self.teach_idle(sheet, gather, tuple(range(len(backs), 3)))
         sheet.looks.append((0, 3, gather, [kind_at]))
         sheet.knows.append((gather, asked.what, asked.classes))
         if asked.what == THING:

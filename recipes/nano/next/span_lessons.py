@@ -288,6 +288,8 @@ class SpanLessons:
         gather = clock + 1 + len(asked)
         sheet.looks += [(0, h, clock, [clock - back]) for h, back in enumerate((1, 3, 4))]
         sheet.looks += [(0, h, gather, [gather - back]) for h, back in enumerate((1, 2))]
+        self._maker.teach_idle(sheet, clock, (3,))
+        self._maker.teach_idle(sheet, gather, (2, 3))
         sheet.knows += [(gather, what, (thing,)) for what in (NAMED, THING)]
         answer = Answer(list(prompt))
         answer.say(encode, events, clock, [*encode("]}"), ID["<|im_end|>"]])
@@ -299,8 +301,13 @@ class SpanLessons:
             # By the heads that bring a pair's time to its pictures, so that both are written alike.
             row = base + column
             sheet.looks += [(0, h, row, [row - back]) for h, back in ((3, 1), (1, 3), (2, 4))]
+        said = {column for column, _ in answer.said}
         for step in answer.steps:
             sheet.weights[base + step.row] = 1.0
+            begins = (0,) if step.row in said else (0, 1, 2, 3)
+            self._maker.teach_idle(
+                sheet, base + step.row, begins if step.row == step.lead else (2, 3)
+            )
             self._maker.teach_rest(rng, sheet, base + step.row, busy=(0, 2, 3))
             self._teach_step(sheet, step, base, gather, thing)
 
