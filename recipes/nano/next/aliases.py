@@ -1,5 +1,5 @@
 """How much less the best far token scores than what heads of the first layer should look at:
-`python -m recipes.nano.next.aliases spans6.pt published`. Below 0 there is a distance at which a
+`python -m recipes.nano.next.aliases spans5.pt published`. Below 0 there is a distance at which a
 code's time is taken from another pair; a long video has it somewhere.
 """
 

@@ -47,27 +47,22 @@ RETRIEVING = (
     Step(
         "spans_last",
         "retrieve",
-        "--begin spans2.pt --name spans3.pt --spans 0.5 --steps 7000 --seed 2",
-    ),
-    Step(
-        "answers",
-        "retrieve",
-        "--begin spans3.pt --name spans4.pt --spans 0.5 --steps 5500 --seed 3 --answering 3",
+        "--begin spans2.pt --name spans3.pt --spans 0.5 --steps 7000 --seed 2 --answering 3",
     ),
     Step(
         "codes",
         "retrieve",
-        "--begin spans4.pt --name spans5.pt --spans 0.4 --steps 3000 --seed 4 --answering 3"
-        " --lr 7e-4 --choosing 1",
+        "--begin spans3.pt --name spans4.pt --spans 0.4 --steps 3000 --seed 3 --answering 3"
+        " --lr 7e-4",
     ),
     Step(
         "codes_last",
         "retrieve",
-        "--begin spans5.pt --name spans6.pt --spans 0.4 --steps 3000 --seed 5 --answering 3"
+        "--begin spans4.pt --name spans5.pt --spans 0.4 --steps 3000 --seed 4 --answering 3"
         " --lr 7e-4",
     ),
 )
-"""First codes and things, by a decoder of three layers; then a layer is added for spans; then
+"""First codes and things, by a decoder of three layers; then a layer is added for spans, and
 answers weigh more than what is told on the way to them; at last codes once more, twice, for a mean
 of both ends."""
 CHAINS = {"reading": READING, "retrieving": RETRIEVING}
