@@ -25,7 +25,7 @@ KEYS, ROWS = 4096, 192
 NEAREST = 30
 """Positions back; lessons have nearer ones."""
 COUNT = 16.0
-"""What each key stands for: a million tokens hold 56,000 of the texts of times."""
+"""What each key stands for: half of them for 33,000 words, where a million tokens hold 56,000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,12 @@ class FarKeys:
 
 
 def draw_far(rng: np.random.Generator, lesson: Lesson) -> FarKeys:
-    """Half of the keys are texts, half any token of the video; distances are as likely near as far
-    for one half and even for the other."""
+    """Half of the keys are words, half any token of the video; of half the distances the logarithm
+    is even, so that near ones are drawn as often, of the other half the distance itself."""
     is_video = lesson.bias.owner >= 0
-    texts, tokens = ((is_video & ~lesson.visual).nonzero(), is_video.nonzero())
+    words, tokens = (is_video & ~lesson.visual).nonzero(), is_video.nonzero()
     half = KEYS // 2
-    picked = torch.cat([own[_drawn(rng, len(own), half)] for own in (texts, tokens)])
+    picked = torch.cat([own[_drawn(rng, len(own), half)] for own in (words, tokens)])
     near = np.exp(rng.uniform(np.log(NEAREST), np.log(FAR), half))
     back = rng.permutation(np.concatenate([near, rng.uniform(NEAREST, FAR, half)]))
     own_looks = [look for look in lesson.looks if look.layer == LAYER]
