@@ -30,7 +30,7 @@ def looked(maker: LessonMaker) -> tuple[Trainer, Lesson, Watched]:
     return trainer, lesson, watched[LAYER]
 
 
-def test_keys_are_texts_and_pictures_at_distances_that_lessons_lack(maker: LessonMaker) -> None:
+def test_keys_are_words_and_pictures_at_distances_that_lessons_lack(maker: LessonMaker) -> None:
     _, lesson, _ = looked(maker)
     far = draw_far(np.random.default_rng(0), lesson)
     assert len(far.of) == len(far.at) == len(far.back) == KEYS

@@ -17,7 +17,7 @@ from recipes.nano.next import tokenizer as tokenizer_step
 from recipes.nano.next.batch import Lesson
 from recipes.nano.next.decoder import Watched, run
 from recipes.nano.next.far import LAYER, NEAREST, own_scores, turned
-from recipes.nano.next.plan import LOUDEST, Plan, Sizes, draw_lesson
+from recipes.nano.next.plan import CODES, LOUDEST, Plan, Sizes, draw_lesson
 from recipes.nano.next.progress import saved_run
 from recipes.nano.next.shape import HEAD_DIM, LAYERS, PUBLISHED, RUNS, published_part
 from recipes.nano.next.trainer import grown, learnt, new_trainer
@@ -67,7 +67,7 @@ def main() -> None:
     options = parser.parse_args()
     plan = Plan(tokenizer_step.build(), 1, 0, True, 0.5)
     drawing = [np.random.default_rng((SEED, number)) for number in range(LESSONS)]
-    sizes = Sizes((8, 28), 3000, LOUDEST["codes"])
+    sizes = Sizes((8, 28), 3000, LOUDEST[CODES])
     lessons = [draw_lesson(rng, plan.later, sizes, ((12, 12),)) for rng in drawing]
     model = new_trainer(0, 1e-3, plan.layers).model
     for name in options.decoders:

@@ -17,6 +17,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import rotate_half
 
 from recipes.nano.next.batch import Lesson, Looks
 from recipes.nano.next.decoder import Watched
+from recipes.nano.next.looks import log_sums
 from recipes.nano.next.shape import FAR, HEAD_DIM
 
 LAYER = 0
@@ -108,7 +109,4 @@ def own_scores(watched: Watched, look: Looks, rows: Tensor) -> Tensor:
     of = look.of[row]
     query, key = watched.q[of, look.head, look.at[row]], watched.k[of, look.head, column]
     scores = (query.float() * key.float()).sum(-1) * HEAD_DIM**-0.5
-    most = torch.full((len(look.of),), -torch.inf, device=row.device)
-    most = most.scatter_reduce(0, row, scores.detach(), "amax")
-    total = torch.zeros_like(most).index_add(0, row, (scores - most[row]).exp())
-    return (most + total.log())[rows]
+    return log_sums(scores, row, len(look.of))[rows]

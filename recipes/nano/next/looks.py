@@ -54,10 +54,10 @@ def _missed(query: Tensor, key: Tensor, look: Looks, bias: Tensor, margin: float
     scores = own * HEAD_DIM**-0.5 + bias[look.of, 0, look.at]
     row, column = look.wanted
     scores.index_put_((row, column), scores.new_tensor(-margin), accumulate=True)
-    return -_log_sums(scores.log_softmax(-1)[row, column], row, len(scores))
+    return -log_sums(scores.log_softmax(-1)[row, column], row, len(scores))
 
 
-def _log_sums(logs: Tensor, of: Tensor, rows: int) -> Tensor:
+def log_sums(logs: Tensor, of: Tensor, rows: int) -> Tensor:
     """(rows,) logarithm of the sum of what these are logarithms of, row by row."""
     most = torch.full((rows,), SHUT, device=logs.device)
     most = most.scatter_reduce(0, of, logs.detach(), "amax")
