@@ -100,8 +100,7 @@ class LessonMaker:
 
     def teach_idle(self, sheet: Sheet, column: int, heads: tuple[int, ...]) -> None:
         """Where a layer was added for spans, heads of the first layer that have no task in a token
-        look at it: left alone, those of answers looked at times all over a video, and what they
-        took from these made a code match less than others did."""
+        look at it: left alone, those of answers looked at times all over a video."""
         if self.match_layer >= LAYERS:
             sheet.looks += [(0, head, column, [column]) for head in heads]
 
