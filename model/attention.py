@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from model import fused
 from model.flash import add_flash, takes_flash
 from model.memory import ATTENTION_KEYS, ATTENTION_ROWS
+from model.products import is_acted_out
 from model.running import Running
 from model.segments import View, lay_out
 
@@ -51,8 +52,10 @@ def attend_apart(queries: Tensor, keys: Tensor, values: Tensor, scale: float) ->
     sequences, count, heads, dim = queries.shape
     apart = [t.transpose(1, 2) for t in (queries, keys, values)]
     if not (queries.device.type == "cpu" and queries.dtype is torch.bfloat16 and fused.runs_here()):
-        q, k, v = apart
-        return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
+        dtype = torch.float32 if is_acted_out(queries) else queries.dtype
+        q, k, v = (t.to(dtype) for t in apart)
+        out = F.scaled_dot_product_attention(q, k, v, scale=scale)
+        return out.to(queries.dtype).transpose(1, 2)
     # Whole vectors: dimensions of zeros change no score and are cut off again.
     wide = -(-dim // 16) * 16
     q, k, v = (F.pad(t, (0, wide - dim)).flatten(0, 1) for t in apart)

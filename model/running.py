@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+LOG2_E = math.log2(math.e)
+"""Exponentials are taken to base two: torch's to base e is eight to thirty times slower on a CPU
+where results are next to nothing, as most of a long context's are."""
 
 
 @dataclass(slots=True)
@@ -38,8 +43,9 @@ class Running:
         """See one block: scores (kv heads, rows, keys) float32, overwritten; values (kv heads,
         keys, dim) float32. The first block of a row must show it a key at least."""
         peak = torch.maximum(self.peak[:, rows], scores.amax(-1))
-        weights = scores.sub_(peak[..., None]).mul_(self.scale).exp_()
-        decay = (self.peak[:, rows] - peak).mul_(self.scale).exp_()
+        scale = self.scale * LOG2_E
+        weights = scores.sub_(peak[..., None]).mul_(scale).exp2_()
+        decay = (self.peak[:, rows] - peak).mul_(scale).exp2_()
         self.total[:, rows] = self.total[:, rows] * decay + weights.sum(-1)
         self.mixed[:, rows] = self.mixed[:, rows] * decay[..., None] + weights @ values
         self.peak[:, rows] = peak
@@ -52,8 +58,8 @@ class Running:
             peak, total, mixed = other.peak[one], other.total[one], other.mixed[one]
             before = self.peak[:, rows]
             highest = torch.maximum(before, peak)
-            ours = ((before - highest) * self.scale).exp_()
-            theirs = ((peak - highest) * self.scale).exp_()
+            ours = ((before - highest) * self.scale * LOG2_E).exp2_()
+            theirs = ((peak - highest) * self.scale * LOG2_E).exp2_()
             self.peak[:, rows] = highest
             self.total[:, rows] = self.total[:, rows] * ours + total * theirs
             kept = self.mixed[:, rows] * ours[..., None]

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb_vision
 from transformers.vision_utils import (
     get_vision_interpolation_indices_and_weights,
@@ -21,6 +20,7 @@ from transformers.vision_utils import (
 
 from model.attention import attend_apart
 from model.memory import vision_patches
+from model.products import linear
 from model.spec import VisionSpec
 from schemas.media import RgbArray
 
@@ -94,7 +94,7 @@ class VisionEncoder:
         tower = self._tower
         places, rope = self._table(rgb.shape[1], rgb.shape[2])
         weight = tower.patch_embed.proj.weight
-        x = F.linear(pixels.to(weight.device), weight.flatten(1), tower.patch_embed.proj.bias)
+        x = linear(pixels.to(weight.device), weight.flatten(1), tower.patch_embed.proj.bias)
         x = x + places.to(x.dtype)
         deep: list[Tensor] = []
         for number, block in enumerate(tower.blocks):

@@ -24,6 +24,7 @@ from transformers.utils import logging as hf_logging
 from model.devices import compute_devices, free_on
 from model.joined import LayerWeights
 from model.placement import place_layers
+from model.products import take_over
 from model.spec import CheckpointSpec
 from model.yarn import Yarn
 from schemas.errors import ConfigError
@@ -46,6 +47,7 @@ class Weights:
         self, module: nn.Module, layer_devices: tuple[torch.device, ...] | None = None
     ) -> None:
         module.eval().requires_grad_(False)
+        take_over(module)
         self.module: Any = module  # the library's types are loose
         inner: Any = module.model
         self.text: Any = inner.language_model

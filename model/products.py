@@ -1,0 +1,61 @@
+"""Products with weights in bfloat16 on a CPU that has no such products.
+
+Torch acts them out number by number there: from a seventh (large weights) to a thirtieth (small) of
+the rate of float32. So many rows are multiplied in float32, with the weights widened slab by slab;
+a few rows, as in decoding, are read faster as they lie. Mixtures of experts multiply as they did.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+FEW_ROWS = 24
+"""Up to here widening the weights takes longer than acting the products out."""
+SLAB = 1 << 22
+"""Weights that are widened at once: 16 MiB."""
+
+
+@cache
+def has_bfloat16_products() -> bool:
+    """Whether this machine's CPU has them; one that torch tells nothing about is taken to."""
+    told = torch.cpu.get_capabilities()
+    if told.get("architecture") != "x86_64":
+        return True
+    return bool(told.get("avx512_bf16") or told.get("amx_bf16"))
+
+
+def is_acted_out(x: Tensor) -> bool:
+    """Whether products of `x` would be acted out."""
+    on_cpu = x.device.type == "cpu" and x.dtype is torch.bfloat16
+    return on_cpu and not has_bfloat16_products()
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(…, inputs) → (…, outputs), as torch's, in the dtype of `x`."""
+    if not is_acted_out(x) or x.numel() <= FEW_ROWS * x.shape[-1]:
+        return F.linear(x, weight, bias)
+    wide = x.float()
+    rows = max(1, SLAB // weight.shape[1])
+    outputs = torch.split(weight, rows)
+    biases = [None] * len(outputs) if bias is None else torch.split(bias, rows)
+    parts = [
+        F.linear(wide, own.float(), None if more is None else more.float()).to(x.dtype)
+        for own, more in zip(outputs, biases, strict=True)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+class _Linear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+def take_over(module: nn.Module) -> None:
+    """Let all projections of `module` multiply as `linear` does."""
+    for part in module.modules():
+        if type(part) is nn.Linear:
+            part.__class__ = _Linear
