@@ -26,7 +26,7 @@ from recipes.nano.codes import class_codes, ground_code
 from recipes.nano.courses import MAX_EVENTS, Course, draw_course
 from recipes.nano.features import KeptLessons, kept_features, load_kept
 from recipes.nano.lessons import LessonMaker
-from recipes.nano.network import Batch, new_model, run_layers
+from recipes.nano.network import Batch, in_bfloat16, new_model, run_layers
 from recipes.nano.optimizers import Optimizers
 from recipes.nano.pictures import CLASSES
 from recipes.nano.shape import CHECKPOINT, DEEPSTACK, HIDDEN, RUNS
@@ -245,8 +245,7 @@ def lesson_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss of one batch and what to print of it."""
     watched: list[tuple[Tensor, Tensor]] = []
-    # Half the time of float32 on this class of machine; master weights stay in float32.
-    with torch.autocast(batch.ids.device.type, torch.bfloat16):
+    with in_bfloat16(batch.ids.device):
         layers = run_layers(trainer.model, batch, watched)
     picked = targets.labels >= 0
     embed = trainer.model.model.language_model.embed_tokens.weight

@@ -22,6 +22,7 @@ from transformers.vision_utils import (
     get_vision_position_ids,
 )
 
+from model.products import has_bfloat16_products
 from recipes.nano.shape import config
 
 
@@ -29,6 +30,14 @@ def new_model(seed: int, settings: dict[str, Any] | None = None) -> Qwen3VLForCo
     """Freshly initialised weights; of the shipped shape where no settings are given."""
     torch.manual_seed(seed)
     return Qwen3VLForConditionalGeneration(Qwen3VLConfig(**(settings or config())))
+
+
+def in_bfloat16(device: torch.device) -> torch.autocast:
+    """Within it, products of matrices are in bfloat16 where the machine has such products: half the
+    time of float32 there, and thirty times as long where a CPU has to act them out. Weights and
+    sums stay in float32."""
+    has_products = device.type != "cpu" or has_bfloat16_products()
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_products)
 
 
 def patchify(pairs: npt.NDArray[np.uint8] | Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers import Qwen3VLForConditionalGeneration
 
 from recipes.nano.codes import CODE_NORM, class_codes
-from recipes.nano.network import encode_pairs, new_model, patchify
+from recipes.nano.network import encode_pairs, in_bfloat16, new_model, patchify
 from recipes.nano.optimizers import Optimizers
 from recipes.nano.pictures import CAST_SIZE, CLASSES, GRID_ODDS, GRIDS, Cast
 from recipes.nano.quick import draw_pairs
@@ -159,7 +159,7 @@ def train(options: argparse.Namespace, paths: list[Path]) -> Qwen3VLForCondition
         pixels, labels, grid = (
             kept_draw(rng, kept, options.batch) if is_kept else quick_draw(rng, options.batch)
         )
-        with torch.autocast("cpu", torch.bfloat16):
+        with in_bfloat16(torch.device("cpu")):
             features = encode_pairs(model, pixels, grid)
         features = [level.float() for level in features]
         loss = naming_loss(probe(features), labels)

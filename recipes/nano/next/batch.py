@@ -219,12 +219,14 @@ def _hidden(sheets: list[Sheet]) -> Tensor:
 def _bias(owner: Tensor, loudness: Tensor) -> Tensor:
     """(B, N, N): the video is seen by all behind it, a question by itself alone. `loudness` (B, N)
     is that of columns."""
-    asks, holds = owner[:, :, None], owner[:, None, :]
-    total = owner.shape[1]
-    seen = (holds >= -1) | (holds == asks)
-    seen &= torch.ones(total, total, dtype=torch.bool, device=owner.device).tril()
-    loud = (holds >= 0) & (asks != -1) & (asks != holds)
-    return (loud * loudness[:, None]).masked_fill(~seen, SHUT)
+    asks, holds = owner[:, :, None], owner[:, None]
+    of_columns = loudness.masked_fill(owner < 0, 0)[:, None]
+    bias = of_columns * (asks != -1)
+    is_own = asks == holds
+    bias.masked_fill_(is_own, 0)
+    bias.masked_fill_(is_own.logical_not_() & (holds < -1), SHUT)
+    later = torch.ones(owner.shape[1], owner.shape[1], dtype=torch.bool, device=owner.device)
+    return bias.masked_fill_(later.triu_(1), SHUT)
 
 
 def _looks(sheets: list[Sheet], total: int) -> tuple[Looks, ...]:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Qwen3VLForConditionalGeneration
 
+from recipes.nano.network import in_bfloat16
 from recipes.nano.next import befores, gathers
 from recipes.nano.next.batch import SHUT, Lesson
 from recipes.nano.next.decoder import Watched, run
@@ -42,9 +43,8 @@ def lesson_loss(
     """The loss of one batch and what to print of it."""
     weight_of = dict.fromkeys(_EASY, knowing) | dict.fromkeys(_SETS, changing)
     watched: list[Watched] = []
-    # Half the time of float32 on CPUs; master weights stay in float32.
     bias = lesson.bias.written_out()
-    with torch.autocast(lesson.ids.device.type, torch.bfloat16):
+    with in_bfloat16(lesson.ids.device):
         layers = run(model, lesson, watched, bias)
     picked = lesson.labels >= 0
     logits = F.linear(layers[-1][picked].float(), model.model.language_model.embed_tokens.weight)

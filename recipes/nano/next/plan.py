@@ -95,6 +95,8 @@ class Plan:
     """Whether it begins with what another run learnt: then lessons are as hard as they get."""
     spans: float
     """Share of lessons about spans."""
+    parts: int = 1
+    """Lessons of a step, which share its tokens."""
 
     @property
     def layers(self) -> int:
@@ -138,14 +140,17 @@ class Plan:
         sizes = Sizes((16, 90), 5000, LOUDEST[SPANS])
         return draw_span_lesson(rng, SpanLessons(self.later), sizes)
 
-    def draw(self, rng: np.random.Generator, step: int) -> Lesson:
-        """The lesson of a step."""
-        share = self.share(step)
+    def draw(self, rng: np.random.Generator, step: int) -> tuple[Lesson, ...]:
+        """The lessons of a step."""
+        return tuple(self._lesson(rng, step) for _ in range(self.parts))
+
+    def _lesson(self, rng: np.random.Generator, step: int) -> Lesson:
+        share, tokens = self.share(step), self.tokens // self.parts
         kind = self.kind(step)
         loudest = LOUDEST[kind] * min(1.0, share / 0.3)
         if kind == SPANS:
-            sizes = Sizes(SPAN_PAIRS, self.tokens, loudest)
+            sizes = Sizes(SPAN_PAIRS, tokens, loudest)
             return draw_span_lesson(rng, SpanLessons(self.later), sizes)
         longest = 4 + int(24 * min(1.0, share / EARLY))
         maker = self.early if share < EARLY else self.later
-        return draw_lesson(rng, maker, Sizes((3, longest), self.tokens, loudest))
+        return draw_lesson(rng, maker, Sizes((3, longest), tokens, loudest))

@@ -5,6 +5,8 @@ is asked among distractors that count manifold, and reads the answer out.
 from __future__ import annotations
 
 import argparse
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from recipes.nano.next import befores
 from recipes.nano.next import tokenizer as tokenizer_step
+from recipes.nano.next.batch import Lesson
 from recipes.nano.next.decoder import run
 from recipes.nano.next.device import moved
 from recipes.nano.next.drawn import DrawnAhead
@@ -24,6 +27,7 @@ from recipes.nano.next.plan import EARLY, LATE, Plan
 from recipes.nano.next.progress import Loop, add_shared, rate
 from recipes.nano.next.shape import PUBLISHED, RUNS
 from recipes.nano.next.trainer import new_trainer
+from recipes.nano.optimizers import Slopes
 
 FITTING_LESSONS = 80
 MARGIN = 4.0
@@ -63,6 +67,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=14000)
     parser.add_argument("--tokens", type=int, default=3000, help="tokens per batch")
+    parser.add_argument(
+        "--parts", type=int, default=1, help="lessons of a batch, side by side on threads"
+    )
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--decline", type=float, default=0.65)
     parser.add_argument("--answering", type=float, default=1.0, help="weight of answers")
@@ -94,10 +101,16 @@ def main() -> None:
         parser.error(
             "what is published has the layer that finds spans: give their share as --spans"
         )
-    torch.set_num_threads(options.threads)
+    at_once = min(options.threads, options.parts)
+    torch.set_num_threads(options.threads // at_once)
     RUNS.mkdir(parents=True, exist_ok=True)
     plan = Plan(
-        tokenizer_step.build(), options.steps, options.tokens, bool(options.begin), options.spans
+        tokenizer_step.build(),
+        options.steps,
+        options.tokens,
+        bool(options.begin),
+        options.spans,
+        options.parts,
     )
     trainer = new_trainer(options.seed, options.lr, plan.layers, options.device)
     loop = Loop(RUNS / options.name, options.steps, options.seed, trainer.state, trainer.load)
@@ -111,10 +124,9 @@ def main() -> None:
         for layer in options.fitted:
             trainer.open_held(layer, lessons)
 
-    def one(rng: np.random.Generator, step: int) -> dict[str, float]:
+    def part(rng: np.random.Generator, step: int, own: Lesson) -> tuple[Slopes, dict[str, float]]:
         share = plan.share(step)
         hard = min(1.0, max(0.0, (share - EARLY) / (LATE - EARLY)))
-        own = drawn.step(step)
         lesson, far = moved((own, draw_far(rng, own)), trainer.model.device)
         loss, told = lesson_loss(
             trainer.model,
@@ -131,14 +143,24 @@ def main() -> None:
             reaching=options.reaching * hard,
             margin=MARGIN * hard,
         )
+        return trainer.optimizer.slopes(loss), told
+
+    def one(rng: np.random.Generator, step: int) -> dict[str, float]:
+        own = drawn.step(step)
+        rngs = [rng] if len(own) == 1 else rng.spawn(len(own))
+        each = map if at_once == 1 else pool.map
+        slopes, told = zip(*each(part, rngs, repeat(step), own), strict=True)
         trainer.optimizer.set_lr(rate(options.lr, step, options.steps, options.decline))
-        trainer.optimizer.step(loss)
+        trainer.optimizer.follow(slopes)
         trainer.mean.update_parameters(trainer.model)
         if step % 500 == 499:
             print(try_out(trainer.averaged, plan), flush=True)
-        return told
+        return {name: float(np.mean([own[name] for own in told])) for name in told[0]}
 
-    with DrawnAhead(plan.draw, options.seed, options.steps, options.workers) as drawn:
+    with (
+        DrawnAhead(plan.draw, options.seed, options.steps, options.workers) as drawn,
+        ThreadPoolExecutor(at_once) as pool,
+    ):
         loop.run(one)
     print(try_out(trainer.averaged, plan), flush=True)
 

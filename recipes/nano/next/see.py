@@ -18,7 +18,7 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from pipeline.lettering import ALPHABET, CODE_LENGTH
 from recipes.nano.codes import CODE_NORM, LETTER_NORM, class_codes, ground_code, letter_codes
-from recipes.nano.network import encode_pairs, new_model, patchify
+from recipes.nano.network import encode_pairs, in_bfloat16, new_model, patchify
 from recipes.nano.next.device import moved
 from recipes.nano.next.drawn import DrawnAhead
 from recipes.nano.next.pictures import Pictures, draw_pictures
@@ -136,8 +136,7 @@ def features_of(
 ) -> tuple[Tensor, Tensor]:
     """(pairs, tokens, hidden) float32, and what patches hold before the last block."""
     watched: list[Tensor] = []
-    # Half the time of float32 on CPUs.
-    with torch.autocast(model.device.type, torch.bfloat16):
+    with in_bfloat16(model.device):
         patches = patchify(pictures.pairs)
         main, *_ = encode_pairs(model, patches, grid, deep_too=False, watched=watched)
     return main.float(), watched[-2]

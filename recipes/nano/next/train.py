@@ -42,24 +42,26 @@ RETRIEVING = (
     Step(
         "spans_link",
         "retrieve",
-        "--begin spans.pt --name spans2.pt --spans 0.6 --recall --fitted 2 --steps 7000 --seed 1",
+        "--begin spans.pt --name spans2.pt --spans 0.6 --recall --fitted 2 --steps 7000 --seed 1"
+        " --parts 2",
     ),
     Step(
         "spans_last",
         "retrieve",
-        "--begin spans2.pt --name spans3.pt --spans 0.5 --steps 7000 --seed 2 --answering 3",
+        "--begin spans2.pt --name spans3.pt --spans 0.5 --steps 7000 --seed 2 --answering 3"
+        " --parts 2",
     ),
     Step(
         "codes",
         "retrieve",
         "--begin spans3.pt --name spans4.pt --spans 0.4 --steps 3000 --seed 3 --answering 3"
-        " --lr 7e-4",
+        " --lr 7e-4 --parts 2",
     ),
     Step(
         "codes_last",
         "retrieve",
         "--begin spans4.pt --name spans5.pt --spans 0.4 --steps 3000 --seed 4 --answering 3"
-        " --lr 7e-4",
+        " --lr 7e-4 --parts 2",
     ),
 )
 """First codes and things, by a decoder of three layers; then a layer is added for spans, and
