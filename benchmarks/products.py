@@ -14,8 +14,8 @@ from model.products import has_bfloat16_products, linear
 from model.running import LOG2_E
 
 CASES = {
-    "2b_slice": (2048, 2048, 6144, 4.0),
-    "nano_slice": (8192, 128, 384, 10.0),
+    "2b_slice": (2048, 2048, 6144, 5.0),
+    "nano_slice": (8192, 128, 384, 8.0),
     "2b_token": (1, 2048, 6144, 0.9),
 }
 """Rows, inputs, outputs, goal."""
@@ -60,7 +60,7 @@ def exponentials() -> None:
     times = median_s(ours), median_s(library)
     error = float((ours().double() - under.double().exp()).abs().max())
     print(f"exponentials: {times[0] * 1e3:.1f} and {times[1] * 1e3:.1f} ms, error {error:.1e} of 1")
-    claim("exponentials_speed", times[1] / times[0], 3.0)
+    claim("exponentials_speed", times[1] / times[0], 5.0)
     claim("exponentials_error", error, 1e-5, at_most=True)
 
 

@@ -21,14 +21,14 @@ def error(got: Tensor, expected: Tensor) -> float:
     return float((got.double() - expected).abs().max() / expected.abs().max())
 
 
-@pytest.mark.parametrize("slab", [1, 100, 1 << 22])
+@pytest.mark.parametrize("widened", [1, 100, 48 * 7, 1 << 22])
 @pytest.mark.parametrize("rows", [(1,), (products.FEW_ROWS,), (products.FEW_ROWS + 1,), (3, 40)])
 @pytest.mark.parametrize("has_bias", [True, False])
 @pytest.mark.usefixtures("without")
 def test_rows_come_out_the_same(
-    slab: int, rows: tuple[int, ...], has_bias: bool, monkeypatch: pytest.MonkeyPatch
+    widened: int, rows: tuple[int, ...], has_bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(products, "SLAB", slab)
+    monkeypatch.setattr(products, "WIDENED", widened)
     rng = torch.Generator().manual_seed(0)
     x, weight, bias = (
         torch.randn(shape, generator=rng).bfloat16() for shape in ((*rows, 48), (33, 48), (33,))
