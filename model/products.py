@@ -2,7 +2,7 @@
 
 Torch acts them out number by number there: from a seventh (large weights) to a thirtieth (small) of
 the rate of float32. So many rows are multiplied in float32, with the weights widened slab by slab;
-a few rows, as in decoding, are read faster as they lie. Mixtures of experts multiply as they did.
+a few rows, as in decoding, are read faster as they lie.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextExperts
 
 FEW_ROWS = 24
 """Up to here widening the weights takes longer than acting the products out."""
@@ -54,8 +55,30 @@ class _Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
+class _Experts(Qwen3VLMoeTextExperts):
+    def forward(self, x: Tensor, experts: Tensor, shares: Tensor) -> Tensor:
+        """(n, hidden) rows, the experts (n, used) of each and what they count → (n, hidden)."""
+        if not is_acted_out(x):
+            mixed: Tensor = super().forward(x, experts, shares)
+            return mixed
+        by_expert = experts.flatten().argsort(stable=True)
+        counts = experts.flatten().bincount(minlength=self.num_experts).tolist()
+        out = x.new_empty(experts.numel(), x.shape[1])
+        for expert, own in enumerate(torch.split(by_expert, counts)):
+            if len(own):
+                both = linear(x[own // experts.shape[1]], self.gate_up_proj[expert])
+                gate, up = both.chunk(2, -1)
+                out[own] = linear(self.act_fn(gate).mul_(up), self.down_proj[expert])
+        return (out.view(*experts.shape, -1) * shares[..., None]).sum(1)
+
+
+_OWN: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: _Linear,
+    Qwen3VLMoeTextExperts: _Experts,
+}
+
+
 def take_over(module: nn.Module) -> None:
-    """Let all projections of `module` multiply as `linear` does."""
+    """Let all projections and experts of `module` multiply as `linear` does."""
     for part in module.modules():
-        if type(part) is nn.Linear:
-            part.__class__ = _Linear
+        part.__class__ = _OWN.get(type(part), type(part))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.models.qwen3_vl_moe.configuration_qwen3_vl_moe import Qwen3VLMoeTextConfig
+from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextExperts
 
 from model import products
 from model.attention import attend_apart
@@ -56,6 +60,30 @@ def test_many_rows_are_multiplied_in_float32(monkeypatch: pytest.MonkeyPatch) ->
         layer(torch.ones(rows, 8, dtype=torch.bfloat16))
     layer.float()(torch.ones(100, 8))
     assert seen == [torch.bfloat16, torch.float32, torch.float32]
+
+
+@pytest.mark.parametrize("rows", [1, 300])
+def test_experts_come_out_the_same(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Qwen3VLMoeTextConfig(
+        hidden_size=24, moe_intermediate_size=16, num_experts=5, num_experts_per_tok=2
+    )
+    config._experts_implementation = "eager"
+    experts = Qwen3VLMoeTextExperts(config)
+    rng = torch.Generator().manual_seed(rows)
+    for weights in experts.parameters():
+        nn.init.normal_(weights, std=0.3, generator=rng)
+    experts = experts.bfloat16()
+    x = torch.randn(rows, 24, generator=rng).bfloat16()
+    shares = torch.rand(rows, 2, generator=rng).bfloat16()
+    # The last expert is never asked.
+    picked = torch.rand(rows, 4, generator=rng).argsort(1)[:, :2]
+    exact = deepcopy(experts).double()(x.double(), picked, shares.double())
+    products.take_over(experts)
+    for has in (True, False):
+        monkeypatch.setattr(products, "has_bfloat16_products", lambda has=has: has)
+        got = experts(x, picked, shares)
+        assert got.dtype is torch.bfloat16
+        assert error(got.detach(), exact.detach()) < 2**-6
 
 
 @pytest.mark.usefixtures("without")
