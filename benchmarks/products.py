@@ -48,7 +48,6 @@ def products() -> None:
 def exponentials() -> None:
     torch.manual_seed(0)
     under = torch.rand(SCORES) * -MOST_UNDER
-
     block = torch.empty(SCORES)
 
     def ours() -> Tensor:

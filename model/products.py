@@ -1,7 +1,6 @@
 """Products with weights in bfloat16 on a CPU that has no such products.
 
-Torch acts them out number by number there: from a seventh (large weights) to a thirtieth (small) of
-the rate of float32. So many rows are multiplied in float32, with the weights widened slab by slab;
+Torch acts them out number by number there, at a seventh of the rate of float32 or less. So many rows are multiplied in float32, with the weights widened slab by slab;
 a few rows, as in decoding, are read faster as they lie.
 """
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextExperts
 
-FEW_ROWS = 24
+FEW_ROWS = 10
 """Up to here widening the weights takes longer than acting the products out."""
 WIDENED = 1 << 21
 """Weights, and numbers of rows, that are widened at once: 8 MiB, which the C library keeps."""

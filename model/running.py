@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 LOG2_E = math.log2(math.e)
-"""Exponentials are taken to base two: torch's to base e is eight to thirty times slower on a CPU
+"""Exponentials are taken to base two: torch's to base e is eight to thirteen times slower on a CPU
 where results are next to nothing, as most of a long context's are."""
 
 

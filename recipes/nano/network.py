@@ -34,7 +34,7 @@ def new_model(seed: int, settings: dict[str, Any] | None = None) -> Qwen3VLForCo
 
 def in_bfloat16(device: torch.device) -> torch.autocast:
     """Within it, products of matrices are in bfloat16 where the machine has such products: half the
-    time of float32 there, and thirty times as long where a CPU has to act them out. Weights and
+    time of float32 there, and many times as long where a CPU has to act them out. Weights and
     sums stay in float32."""
     has_products = device.type != "cpu" or has_bfloat16_products()
     return torch.autocast(device.type, torch.bfloat16, enabled=has_products)

@@ -1,7 +1,7 @@
 """All steps: reading and retrieving, which know nothing of each other, side by side, then export.
 
 Steps stop by their count, and step k draws from a generator of its own: run it again to take up a
-stopped one; a rerun with the same libraries and threads gives the same weights.
+stopped one; a rerun with the same libraries and threads on a like CPU gives the same weights.
 """
 
 from __future__ import annotations
