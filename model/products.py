@@ -1,7 +1,8 @@
 """Products with weights in bfloat16 on a CPU that has no such products.
 
-Torch acts them out number by number there, at a seventh of the rate of float32 or less. So many rows are multiplied in float32, with the weights widened slab by slab;
-a few rows, as in decoding, are read faster as they lie.
+Torch acts them out number by number there, at a seventh of the rate of float32 or less. So many
+rows are multiplied in float32, with the weights widened slab by slab; a few rows, as in decoding,
+are read faster as they lie.
 """
 
 from __future__ import annotations
