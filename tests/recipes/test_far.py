@@ -13,7 +13,17 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import rotate_half
 from recipes.nano.next.aliases import gaps
 from recipes.nano.next.batch import Lesson, Loudness
 from recipes.nano.next.decoder import Watched, run
-from recipes.nano.next.far import COUNT, KEYS, LAYER, NEAREST, ROWS, FarKeys, draw_far, far_losses
+from recipes.nano.next.far import (
+    COUNT,
+    KEYS,
+    LAYER,
+    NEAREST,
+    ROWS,
+    FarKeys,
+    draw_far,
+    far_losses,
+    log_sum_exp,
+)
 from recipes.nano.next.lessons import LessonMaker
 from recipes.nano.next.losses import lesson_loss
 from recipes.nano.next.shape import FAR, HEAD_DIM
@@ -98,3 +108,16 @@ def test_the_best_far_key_is_found(maker: LessonMaker) -> None:
             key = FarKeys(of[None], at[None], torch.tensor([back]), tuple(rows))
             loss = float(far_losses(trainer.model, watched, lesson, key)["far2"])
             assert float(far[2][0]) <= log(COUNT) - log(np.expm1(loss)) + 1e-4
+
+
+def test_log_sum_exp_is_torchs_and_so_is_its_gradient() -> None:
+    scores = 25 * torch.randn(7, 4096, dtype=torch.float64, generator=torch.manual_seed(0))
+    scores[3] -= 300
+    own, torchs = (scores.clone().requires_grad_() for _ in range(2))
+    weights = torch.arange(1.0, 8.0)
+    (log_sum_exp(own) * weights).sum().backward()
+    (torchs.logsumexp(-1) * weights).sum().backward()
+    assert own.grad is not None
+    assert torchs.grad is not None
+    torch.testing.assert_close(log_sum_exp(own), torchs.logsumexp(-1))
+    torch.testing.assert_close(own.grad, torchs.grad)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers import Qwen3VLForConditionalGeneration
 from transformers.models.qwen3_vl.modeling_qwen3_vl import rotate_half
 
+from model.running import LOG2_E
 from recipes.nano.next.batch import Lesson, Looks
 from recipes.nano.next.decoder import Watched
 from recipes.nano.next.looks import log_sums
@@ -70,16 +71,26 @@ def far_losses(
     """−log of the share of where each head should look against all far keys, the mean of its rows;
     that place scores `margin` less than it does."""
     keys = turned(model, lesson, watched.still_k[far.of, :, far.at], far.of, far.at, -far.back)
+    # Taken apart once: the gradient of each single selection would fill all of it.
+    apart = keys.unbind(1)
     looks = [look for look in lesson.looks if look.layer == LAYER]
     losses = {}
     for look, rows in zip(looks, far.rows, strict=True):
         of, at = look.of[rows], look.at[rows]
         query = turned(model, lesson, watched.still_q[of, look.head, at], of, at)
-        others = (query @ keys[:, look.head].mT).mul(HEAD_DIM**-0.5).logsumexp(-1)
+        others = log_sum_exp(query * HEAD_DIM**-0.5 @ apart[look.head].mT)
         own = own_scores(watched, look, rows)
         missed = F.softplus(others + float(np.log(COUNT)) + margin - own)
         losses[f"far{look.head}"] = missed.mean()
     return losses
+
+
+def log_sum_exp(scores: Tensor) -> Tensor:
+    """As torch's along the last dimension, by exponentials to base two, forwards and backwards:
+    those to base e take several times as long on a CPU where results are next to nothing."""
+    peak = scores.detach().amax(-1, keepdim=True)
+    sums = (scores - peak).mul(LOG2_E).exp2().sum(-1)
+    return sums.log() + peak.squeeze(-1)
 
 
 def turned(

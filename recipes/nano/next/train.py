@@ -37,7 +37,8 @@ RETRIEVING = (
     Step(
         "spans",
         "retrieve",
-        "--begin decoder.pt --name spans.pt --spans 0.7 --fitted 0 1 --steps 1400 --decline 0.02",
+        "--begin decoder.pt --name spans.pt --spans 0.7 --fitted 0 1 --steps 1400 --decline 0.02"
+        " --parts 2",
     ),
     Step(
         "spans_link",
