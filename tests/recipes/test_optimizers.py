@@ -12,6 +12,7 @@ from torch import nn
 from recipes.nano.muon import Muon
 from recipes.nano.next import tokenizer
 from recipes.nano.next.plan import Plan
+from recipes.nano.next.retrieve import means
 from recipes.nano.optimizers import Optimizers
 
 
@@ -76,3 +77,7 @@ def test_lessons_of_a_step_share_its_tokens() -> None:
         assert len(three) == 3
         assert len({lesson.ids.shape for lesson in three}) > 1
         assert max(lesson.ids.numel() for lesson in three) < one.ids.numel() + 1500
+
+
+def test_what_one_half_of_a_step_alone_tells_is_told() -> None:
+    assert means([{"answer": 1.0}, {"answer": 3.0, "know10": 5.0}]) == {"answer": 2.0, "know10": 5}

@@ -5,6 +5,7 @@ is asked among distractors that count manifold, and reads the answer out.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 
@@ -61,6 +62,12 @@ def whole_answers(answers: Tensor, faults: Tensor) -> tuple[int, int]:
     count = int(begins.sum())
     broken = torch.zeros(count).index_add(0, number, faults[answers].float()) > 0
     return int((~broken).sum()), count
+
+
+def means(told: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of each number, over those parts of a step that have it."""
+    names = list(dict.fromkeys(name for own in told for name in own))
+    return {name: float(np.mean([own[name] for own in told if name in own])) for name in names}
 
 
 def main() -> None:
@@ -155,7 +162,7 @@ def main() -> None:
         trainer.mean.update_parameters(trainer.model)
         if step % 500 == 499:
             print(try_out(trainer.averaged, plan), flush=True)
-        return {name: float(np.mean([own[name] for own in told])) for name in told[0]}
+        return means(told)
 
     with (
         DrawnAhead(plan.draw, options.seed, options.steps, options.workers) as drawn,
