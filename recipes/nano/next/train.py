@@ -66,8 +66,7 @@ RETRIEVING = (
     ),
 )
 """First codes and things, by a decoder of three layers; then a layer is added for spans, and
-answers weigh more than what is told on the way to them; at last codes once more, twice, for a mean
-of both ends."""
+answers weigh more than what is told on the way to them; at last codes once more, twice."""
 CHAINS = {"reading": READING, "retrieving": RETRIEVING}
 GOING_ON = ("--lr", "1e-3", "--decline", "1.0")
 """Of steps that begin with what another one learnt, where they say nothing else."""
