@@ -122,10 +122,10 @@ def find_all(model: str, clip: Clip, output: Path) -> dict[str, list[Span]]:
     return found
 
 
-def measure(model: str, name: str, clips: int, folder: Path, *, show: bool) -> Tally:
-    """All clips of one length."""
+def measure(model: str, name: str, numbers: range, folder: Path, *, show: bool) -> Tally:
+    """The clips of one length with these numbers."""
     tally, started = Tally(), time.monotonic()
-    for number in range(clips):
+    for number in numbers:
         clip = draw_clip(name, number, model, folder)
         with tempfile.TemporaryDirectory() as output:
             found = find_all(model, clip, Path(output) / "out")
@@ -133,7 +133,7 @@ def measure(model: str, name: str, clips: int, folder: Path, *, show: bool) -> T
             truth = spans_of(clip.scene, thing)
             if not tally.add(said, truth) and show:
                 print(f"  {clip.path.name} {thing}: truth {truth}, said {said}", flush=True)
-    print(f"{name}: {clips} clips, {time.monotonic() - started:.0f} s", flush=True)
+    print(f"{name}: {len(numbers)} clips, {time.monotonic() - started:.0f} s", flush=True)
     return tally
 
 
@@ -154,6 +154,7 @@ def main() -> None:
     parser.add_argument("--model", default="nano-read", help="checkpoint folder or name")
     parser.add_argument("--tokens", action="append", help=f"any of {', '.join(CLIPS)}")
     parser.add_argument("--clips", type=int, help="clips of each length")
+    parser.add_argument("--first", type=int, default=0, help="number of the first clip")
     parser.add_argument("--keep", default="", help="folder for the clips, used again next time")
     parser.add_argument("--show", action="store_true", help="print every answer that is wrong")
     options = parser.parse_args()
@@ -166,7 +167,8 @@ def main() -> None:
                 print(f"{name}: left out, {options.model} holds {facts.context_tokens:,} tokens")
                 continue
             clips = options.clips or CLIPS[name]
-            report(name, measure(options.model, name, clips, folder, show=options.show))
+            numbers = range(options.first, options.first + clips)
+            report(name, measure(options.model, name, numbers, folder, show=options.show))
 
 
 if __name__ == "__main__":
