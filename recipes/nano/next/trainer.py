@@ -97,8 +97,8 @@ class Trainer:
 
 
 def learnt(state: dict[str, Any]) -> dict[str, Tensor]:
-    """What a saved run would publish; runs of before means were kept have their last weights."""
-    text: dict[str, Tensor] = state["mean" if "mean" in state else "text"]
+    """What a saved run would publish."""
+    text: dict[str, Tensor] = state["mean"]
     return text
 
 
