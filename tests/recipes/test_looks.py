@@ -9,7 +9,14 @@ import torch
 from recipes.nano.next.batch import Loudness, join
 from recipes.nano.next.decoder import Watched, run
 from recipes.nano.next.lessons import LessonMaker
-from recipes.nano.next.looks import JOINS, JOINS_MARGIN, SLOW, choice_loss, look_losses
+from recipes.nano.next.looks import (
+    JOINS,
+    JOINS_MARGIN,
+    LAST_MARGIN,
+    SLOW,
+    choice_loss,
+    look_losses,
+)
 from recipes.nano.next.shape import HEAD_DIM, HIDDEN, ID, LAYERS
 from recipes.nano.next.sheet import Sheet
 from recipes.nano.next.trainer import new_trainer
@@ -55,6 +62,8 @@ def test_a_margin_is_asked_for_behind_the_first_layer(maker: LessonMaker) -> Non
             assert more == 0
         elif name in joining:
             assert 4 < more <= 4 * JOINS_MARGIN
+        elif name.startswith(f"look{LAYERS - 1}"):
+            assert 0 < more <= 4 * LAST_MARGIN
         else:
             assert 0 < more <= 4
 
@@ -70,7 +79,7 @@ def look_loss(scores: tuple[float, float]) -> float:
     sheet.looks.append((1, 1, 5, [2, 4]))
     lesson = join([sheet], [torch.zeros(0, HIDDEN)], [Loudness(0, 0, 0)])
     bias = lesson.bias.written_out()
-    watched = [Watched(queries, keys, *[keys] * 4)] * 2
+    watched = [Watched(queries, keys, *[keys] * 4)] * 3
     (loss,) = look_losses(watched, lesson, bias, margin=4.0).values()
     return float(loss)
 

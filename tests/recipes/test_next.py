@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.lettering import ALPHABET
 from pipeline.needles import ASKS, NONE, ask_for
 from pipeline.questions import build_questions
-from recipes.nano.codes import class_codes, ground_code
+from recipes.nano.codes import class_codes, ground_code, letter_codes
 from recipes.nano.next.asked import clock_classes
 from recipes.nano.next.batch import Loudness, join
 from recipes.nano.next.courses import Course, draw_course, worded_features
@@ -130,6 +131,37 @@ def test_times_come_again_some_hundreds_of_seconds_later() -> None:
         assert tenths == sorted(set(tenths))
         alike += len({t % 1000 for t in tenths}) < len(tenths)
     assert 12 < alike < 32
+
+
+def test_times_lie_anywhere_within_a_hundred_seconds_by_twos() -> None:
+    found = 0
+    for seed in range(60):
+        seconds = draw_course(np.random.default_rng(seed), 12, 12).seconds
+        steps = np.diff(np.floor(seconds + 1e-6))
+        found += bool((steps[::2] == 1).all()) and steps[1::2].max() > 3
+    assert 8 < found < 28
+
+
+def test_a_letter_that_is_half_another_is_mostly_itself() -> None:
+    words = letter_codes()
+    own = unsure = 0
+    for seed in range(80):
+        rng = np.random.default_rng(seed)
+        course = draw_course(rng, 12, 12)
+        features = iter(worded_features(rng, course) - ground_code())
+        for pair in course.pairs:
+            rows = [next(features) for _ in pair.kept]
+            if not pair.code:
+                continue
+            row = rows[pair.kept.index(pair.code_at)]
+            shares = words @ row / words.square().sum(-1)
+            for letter, slot in zip(pair.code, shares, strict=True):
+                (_, less), (first, _) = slot.topk(2)
+                if less > 0.25:
+                    unsure += 1
+                    own += ALPHABET[first] == letter
+    assert unsure > 8
+    assert own / unsure > 0.9
 
 
 def test_positions_are_those_of_a_long_video(maker: LessonMaker) -> None:

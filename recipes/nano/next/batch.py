@@ -130,6 +130,8 @@ class Lesson:
     """(others, 3): sequence, column from `tail` on, and a token that is as right as the label."""
     reads: Tensor
     """(places, 4): sequence, row, column and token, as in `Sheet.reads`."""
+    nears: Tensor
+    """(pairs, 6): sequence, and as in `Sheet.nears`."""
     weights: Tensor
     looks: tuple[Looks, ...]
     held: tuple[Held, ...]
@@ -183,6 +185,10 @@ def join(sheets: list[Sheet], features: list[Tensor], loudness: list[Loudness]) 
             [(i, *read) for i, sheet in enumerate(sheets) for read in sheet.reads],
             dtype=torch.long,
         ).view(-1, 4),
+        torch.tensor(
+            [(i, *near) for i, sheet in enumerate(sheets) for near in sheet.nears],
+            dtype=torch.long,
+        ).view(-1, 6),
         weights[:, tail:],
         _looks(sheets, total),
         (

@@ -25,8 +25,12 @@ GHOST_ODDS = 0.2
 40 pairs, up to 0.65."""
 WEAK_ODDS = 0.06
 """Share of codes of which one letter is faint."""
-ALIKE_ODDS = 0.5
-"""Share of courses in which times differ in their hundreds alone."""
+UNSURE_ODDS = 0.15
+"""Share of codes, where another pair shows them in full, of which a letter is half another: a tower
+has 0.38 of an E and 0.28 of a P, and it is an E."""
+ALIKE_ODDS, SCATTERED_ODDS = 0.4, 0.3
+"""Shares of courses in which times differ in their hundreds alone, and in what is below these:
+of times one behind the other each is told from its neighbours, and hardly ever 582.6 from 503.6."""
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -114,14 +118,17 @@ def _new_code(rng: np.random.Generator, used: list[str]) -> str:
 
 def _times(rng: np.random.Generator, count: int) -> tuple[Floats, float]:
     """Printed times, all different, and the end."""
-    step_s = float(rng.choice([0.25, 0.5, 0.5, 1.0, 2.0, rng.uniform(0.25, 4)]))
+    step_s = float(rng.choice([0.05, 0.25, 0.5, 0.5, 1.0, 2.0, rng.uniform(0.25, 4)]))
     waits = np.full(count, 2 * step_s)
     if rng.uniform() < 0.5:  # As if much had been left out.
         jumps = rng.uniform(size=count) < 0.4
         waits += jumps * rng.exponential(float(np.exp(rng.uniform(0, np.log(400)))), count)
     times = np.cumsum(waits) - waits[0] + step_s / 2
-    if rng.uniform() < ALIKE_ODDS:
+    kind = rng.uniform()
+    if kind < ALIKE_ODDS:
         times = _alike_but_for_hundreds(rng, times)
+    elif kind < ALIKE_ODDS + SCATTERED_ODDS:
+        times = _scattered(rng, count)
     room_s = max(1.0, LATEST_S - times[-1])
     times += rng.choice([0.0, np.exp(rng.uniform(0, np.log(room_s))), rng.uniform(0, room_s)])
     if times[-1] > LATEST_S:
@@ -144,6 +151,17 @@ def _alike_but_for_hundreds(rng: np.random.Generator, times: Floats) -> Floats:
     return again + float(times[0])
 
 
+def _scattered(rng: np.random.Generator, count: int) -> Floats:
+    """Two or three seconds one behind the other, now and then, anywhere within a hundred seconds or
+    some more; most have the same tenth."""
+    runs = -(-count // 2)
+    begins = 3 * np.sort(rng.choice(max(33, 2 * runs), runs, replace=False)) + rng.integers(0, 3)
+    seconds = (begins[:, None] + np.arange(2)).reshape(-1)[:count]
+    tenths = rng.choice(rng.integers(0, 10, 2), count, p=[0.8, 0.2]) / 10
+    times: Floats = seconds + tenths
+    return times
+
+
 def worded_features(rng: np.random.Generator, course: Course) -> Tensor:
     """(kept tokens, hidden): vectors with noise in place of pictures, faulty as a tower is."""
     noise = float(np.exp(rng.uniform(*np.log(NOISE))))
@@ -157,9 +175,8 @@ def worded_features(rng: np.random.Generator, course: Course) -> Tensor:
             if rng.uniform() < WEAK_ODDS:
                 strength[int(rng.integers(CODE_LENGTH))] *= rng.uniform(0.65, 0.85)
             vector = _code_vector(shown.code, strength)
-            if rng.uniform() < 0.03:  # One letter is half another.
-                vector += _code_vector(near_code(rng, shown.code), np.full(3, 0.35))
-                vector -= _code_vector(shown.code, np.full(3, 0.2))
+            if number not in full and rng.uniform() < UNSURE_ODDS:
+                vector += _unsure(rng, shown.code, strength)
             rows[place[shown.code_at]] += vector
             if rng.uniform() < 0.4:  # The token beside holds some of it, or what is nearly it.
                 written = vector
@@ -214,6 +231,17 @@ def _ghost(rng: np.random.Generator) -> npt.NDArray[np.float32]:
         return _code_vector(random_code(rng), np.full(CODE_LENGTH, strength))
     ghost: npt.NDArray[np.float32] = _CLASS_CODES[int(rng.integers(len(CLASSES)))] * strength
     return ghost
+
+
+def _unsure(rng: np.random.Generator, code: str, strength: Floats) -> npt.NDArray[np.float32]:
+    """What makes one letter of a code a mixture of it and of another, of which it is the most."""
+    slot, other = int(rng.integers(CODE_LENGTH)), int(rng.integers(len(ALPHABET)))
+    own = float(rng.uniform(0.33, 0.8))
+    less = (own - strength[slot]) * _LETTER_CODES[slot, ALPHABET.index(code[slot])]
+    vector: npt.NDArray[np.float32] = (
+        less + own * rng.uniform(0.2, 0.85) * _LETTER_CODES[slot, other]
+    )
+    return vector
 
 
 def _code_vector(code: str, strength: Floats) -> npt.NDArray[np.float32]:

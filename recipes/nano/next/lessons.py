@@ -203,6 +203,8 @@ class LessonMaker:
                 self._teach_choice(
                     sheet, row, {pads[i][p]: self.encode(t)[k] for i, p, t in places}
                 )
+                if asked.places:
+                    self._teach_nears(sheet, row, course, pads, said[:k])
             columns = sorted({pads[pair][at] for pair, at, _ in places}) or [NOTHING]
             sheet.exempt.append((row, columns))
             for head, back in enumerate((1, 2)):
@@ -216,6 +218,25 @@ class LessonMaker:
             sheet.looks += [(last, head, row, columns) for head in own] * times
             sheet.looks += [(last, h, row, [NOTHING]) for h in range(HEADS) if h not in own]
             sheet.knows.append((row, asked.what, asked.classes))
+
+    def _teach_nears(
+        self,
+        sheet: Sheet,
+        row: int,
+        course: Course,
+        pads: list[dict[int, int]],
+        said: list[int],
+    ) -> None:
+        """Each two pairs with codes whose times go on differently behind what was said."""
+        k = len(said)
+        for number in range(len(course.pairs) - 1):
+            two = (number, number + 1)
+            ids = [self.encode(f"{course.seconds[i]:.1f}") for i in two]
+            if any(not course.pairs[i].code for i in two) or any(own[:k] != said for own in ids):
+                continue
+            if ids[0][k] != ids[1][k]:
+                at = [pads[i][course.pairs[i].code_at] for i in two]
+                sheet.nears.append((row, at[0], ids[0][k], at[1], ids[1][k]))
 
     @staticmethod
     def _teach_choice(sheet: Sheet, row: int, token_of: dict[int, int]) -> None:

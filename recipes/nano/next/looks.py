@@ -13,6 +13,9 @@ from recipes.nano.next.sheet import LETTERS
 
 JOINS = (1, 0)
 """Layer and head that joins a code and a thing of one pair."""
+LAST_MARGIN = 1.5
+"""Times that the last layer's margin counts: its heads tell a code from all that differ in a
+letter, and a time from all others, of a million tokens."""
 JOINS_MARGIN = 2.0
 """Times that its margin counts: in a long video a thing that is alone sees every code before it."""
 SLOW = slow_numbers(FAR, 0.5)
@@ -35,7 +38,8 @@ def look_losses(
         joins = (look.layer, look.head) == JOINS
         less = 0.0
         if look.layer:
-            less = margin * (JOINS_MARGIN if joins else 1.0)
+            is_last = look.layer + 1 == len(watched)
+            less = margin * (JOINS_MARGIN if joins else LAST_MARGIN if is_last else 1.0)
         own = _missed(query, key, look, bias, less)
         losses[f"look{look.layer}{look.head}"] = own.mean()
         if joins:

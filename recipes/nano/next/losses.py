@@ -10,6 +10,7 @@ from transformers import Qwen3VLForConditionalGeneration
 from recipes.nano.network import in_bfloat16
 from recipes.nano.next import befores, gathers
 from recipes.nano.next.batch import SHUT, Lesson
+from recipes.nano.next.blends import Blends, blend_loss
 from recipes.nano.next.decoder import Watched, run
 from recipes.nano.next.far import FarKeys, far_losses
 from recipes.nano.next.held import held_losses
@@ -36,6 +37,8 @@ def lesson_loss(
     answering: float = 1.0,
     linking: float = 0.0,
     choosing: float = 0.0,
+    blends: Blends | None = None,
+    blending: float = 0.0,
     far: FarKeys | None = None,
     reaching: float = 0.0,
     margin: float = 0.0,
@@ -55,8 +58,14 @@ def lesson_loss(
     knows = probes.losses(layers, watched, lesson)
     held = held_losses(watched, lesson)
     choice = choice_loss(watched[-1], lesson, bias)
+    read = {}
+    if blends is not None:
+        blend, is_read = blend_loss(model, layers[-3], watched[-1], blends)
+        read = {"blend": blend, "read": is_read}
     reached = {} if far is None else far_losses(model, watched[0], lesson, far, margin)
     helped = choosing * choice
+    if read:
+        helped = helped + blending * read["blend"]
     for value in reached.values():
         helped = helped + reaching * value
     for value in looks.values():
@@ -73,6 +82,7 @@ def lesson_loss(
         "answer": answer,
         "tokens": right,
         "choice": choice,
+        **read,
         **looks,
         **reached,
         **knows,

@@ -18,6 +18,7 @@ from transformers import Qwen3VLForConditionalGeneration
 from recipes.nano.next import befores
 from recipes.nano.next import tokenizer as tokenizer_step
 from recipes.nano.next.batch import Lesson
+from recipes.nano.next.blends import draw_blends
 from recipes.nano.next.decoder import run
 from recipes.nano.next.device import moved
 from recipes.nano.next.drawn import DrawnAhead
@@ -88,6 +89,9 @@ def main() -> None:
     parser.add_argument(
         "--choosing", type=float, default=0.3, help="weight of one of several times"
     )
+    parser.add_argument(
+        "--blending", type=float, default=1.0, help="weight of several times read at once"
+    )
     parser.add_argument("--reaching", type=float, default=1.0, help="weight of what is far away")
     parser.add_argument("--name", default="decoder.pt")
     add_shared(parser)
@@ -134,7 +138,8 @@ def main() -> None:
     def part(rng: np.random.Generator, step: int, own: Lesson) -> tuple[Slopes, dict[str, float]]:
         share = plan.share(step)
         hard = min(1.0, max(0.0, (share - EARLY) / (LATE - EARLY)))
-        lesson, far = moved((own, draw_far(rng, own)), trainer.model.device)
+        drawn_here = own, draw_far(rng, own), draw_blends(rng, own)
+        lesson, far, blends = moved(drawn_here, trainer.model.device)
         loss, told = lesson_loss(
             trainer.model,
             trainer.probes,
@@ -146,6 +151,8 @@ def main() -> None:
             changing=options.changing,
             linking=options.linking,
             choosing=options.choosing,
+            blends=blends,
+            blending=options.blending,
             far=far,
             reaching=options.reaching * hard,
             margin=MARGIN * hard,

@@ -35,6 +35,9 @@ class Sheet:
     reads: list[tuple[int, int, int]] = field(default_factory=list)
     """(row, column, token) where the places that tell an answer tell different tokens: the one that
     each tells. Read from all of them at once, a third is said."""
+    nears: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    """(row, column, token, column, token): what two pairs, one behind the other, would tell a row
+    that answers a time, whatever they show: what is read from both is to be one of these."""
     weights: dict[int, float] = field(default_factory=dict)
     looks: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
     """(layer, head, row, columns): where a head should look, at any of them."""
