@@ -52,6 +52,13 @@ def gaps(
         yield look.head, own_scores(first, look, rows) - most
 
 
+def decoder_of(name: str) -> dict[str, Tensor]:
+    """Weights of a run of `retrieve`, or what is published."""
+    if name == PUBLISHED:
+        return published_part("model.language_model.")
+    return grown(learnt(saved_run(RUNS / name)["state"]), LAYERS + 1)
+
+
 def _words(lesson: Lesson) -> Tensor:
     """(words, 2) sequence and column of each word that stands in the video, once."""
     places = ((lesson.bias.owner >= 0) & ~lesson.visual).nonzero()
@@ -71,11 +78,7 @@ def main() -> None:
     lessons = [draw_lesson(rng, plan.later, sizes, ((12, 12),)) for rng in drawing]
     model = new_trainer(0, 1e-3, plan.layers).model
     for name in options.decoders:
-        if name == PUBLISHED:
-            text = published_part("model.language_model.")
-        else:
-            text = grown(learnt(saved_run(RUNS / name)["state"]), LAYERS + 1)
-        model.model.language_model.load_state_dict(text)
+        model.model.language_model.load_state_dict(decoder_of(name))
         found: dict[int, list[Tensor]] = {}
         for lesson in lessons:
             for head, own in gaps(model, lesson, options.reach):

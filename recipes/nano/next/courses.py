@@ -146,7 +146,10 @@ def _alike_but_for_hundreds(rng: np.random.Generator, times: Floats) -> Floats:
     first = times[:own] - times[0]
     first = first * min(1.0, 95 / max(1.0, float(first[-1])))
     rounds = -(-len(times) // own)
-    hundreds = np.cumsum(rng.choice([1, 1, 1, 2, 3, 10], rounds)) - 1
+    if rng.uniform() < 0.5:
+        hundreds = np.cumsum(rng.choice([1, 1, 1, 2, 3, 10], rounds)) - 1
+    else:
+        hundreds = np.sort(rng.choice(max(97, rounds), rounds, replace=False))
     again: Floats = (100.0 * hundreds[:, None] + first[None]).reshape(-1)[: len(times)]
     return again + float(times[0])
 

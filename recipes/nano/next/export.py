@@ -16,7 +16,7 @@ from recipes.nano.next.see import tower
 from recipes.nano.next.shape import CHECKPOINT, CONTEXT, PUBLISHED, RUNS, published, published_part
 from recipes.nano.next.trainer import learnt
 
-READERS, DECODERS = ("reader2.pt", "reader3.pt"), ("spans5.pt",)
+READERS, DECODERS = ("reader2.pt", "reader3.pt"), ("spans6.pt", "spans7.pt")
 """Runs whose mean is written: of readers and of decoders."""
 ADVICE = {"fps": 2.0, "pair_tokens": 144, "context_tokens": CONTEXT}
 """What a job gets where it is silent."""

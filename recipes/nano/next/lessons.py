@@ -65,7 +65,7 @@ class LessonMaker:
         for number in range(questions):
             asked = draw_question(rng, course, self._odds, self._absent)
             if asked is not None:
-                self._ask(rng, sheet, course, asked, pads, at, -2 - number)
+                self.ask(rng, sheet, course, asked, pads, at, -2 - number)
         return sheet
 
     def video(
@@ -164,7 +164,7 @@ class LessonMaker:
         if len(things) == 1 and earlier:
             sheet.knows.append((code_column, THING, (things[earlier[0]],)))
 
-    def _ask(
+    def ask(
         self,
         rng: np.random.Generator,
         sheet: Sheet,
@@ -174,6 +174,8 @@ class LessonMaker:
         at: int,
         owner: int,
     ) -> None:
+        """A question and its answer behind a video, each pair's columns by merged token in `pads`,
+        from position `at` on."""
         begin, end = self.encode("0.0"), self.encode(f"{course.end_s:.1f}")
         opening = [*self.encode(BEFORE), *begin, *self.encode(TO), *end]
         filled = self.encode(asked.filled)

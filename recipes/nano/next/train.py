@@ -64,9 +64,21 @@ RETRIEVING = (
         "--begin spans4.pt --name spans5.pt --spans 0.4 --steps 3000 --seed 4 --answering 3"
         " --lr 7e-4 --parts 2",
     ),
+    Step(
+        "times",
+        "retrieve",
+        "--begin spans5.pt --name spans6.pt --spans 0.4 --steps 3000 --seed 5 --answering 3"
+        " --lr 7e-4 --parts 2",
+    ),
+    Step(
+        "times_last",
+        "retrieve",
+        "--begin spans6.pt --name spans7.pt --spans 0.4 --steps 2400 --seed 7 --answering 3"
+        " --lr 7e-4 --parts 2",
+    ),
 )
 """First codes and things, by a decoder of three layers; then a layer is added for spans, and
-answers weigh more than what is told on the way to them; at last codes once more, twice."""
+answers weigh more than what is told on the way to them; at last codes once more, and times."""
 CHAINS = {"reading": READING, "retrieving": RETRIEVING}
 GOING_ON = ("--lr", "1e-3", "--decline", "1.0")
 """Of steps that begin with what another one learnt, where they say nothing else."""
