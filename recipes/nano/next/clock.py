@@ -65,8 +65,9 @@ def margins(model: Qwen3VLForConditionalGeneration, lesson: Lesson) -> Tensor:
     query = watched[-1].q[0, head, look.at[row] - lesson.tail]
     scores = query @ watched[-1].k[0, head, codes].mT * HEAD_DIM**-0.5
     is_own = column[:, None] == codes
-    own = scores[is_own]
-    return own - scores.masked_fill(is_own, -torch.inf).amax(-1)
+    best = scores.masked_fill(is_own, -torch.inf).amax(-1)
+    ahead: Tensor = scores[is_own] - best
+    return ahead
 
 
 def found(name: str, maker: LessonMaker) -> Iterator[tuple[str, Tensor]]:
