@@ -15,6 +15,7 @@ from recipes.nano.next.batch import SHUT, Lesson, Loudness
 from recipes.nano.next.blends import DRAWS, blend_loss, draw_blends
 from recipes.nano.next.decoder import Watched, run
 from recipes.nano.next.lessons import LessonMaker
+from recipes.nano.next.losses import lesson_loss
 from recipes.nano.next.sheet import NOTHING
 from recipes.nano.next.trainer import new_trainer
 from tests.recipes.rows import draw_row, joined
@@ -83,12 +84,26 @@ def test_a_blend_says_what_the_last_layer_would(lesson: Lesson) -> None:
     assert float(is_right) == float(int(said.argmax()) in (7, 9))
 
 
-def test_a_lesson_without_several_times_costs_nothing(lesson: Lesson) -> None:
+def test_a_lesson_tells_of_blends_where_it_has_some(lesson: Lesson) -> None:
     trainer = new_trainer(0, 1e-3)
+
+    def told(lesson: Lesson, blending: float) -> tuple[float, dict[str, float]]:
+        blends = draw_blends(np.random.default_rng(0), lesson)
+        with torch.inference_mode():
+            loss, numbers = lesson_loss(
+                trainer.model,
+                trainer.probes,
+                lesson,
+                looking=0,
+                knowing=0,
+                naming=0,
+                blends=blends,
+                blending=blending,
+            )
+        return float(loss), numbers
+
+    without, numbers = told(lesson, 0)
+    assert told(lesson, 2)[0] - without == pytest.approx(2 * numbers["blend"], rel=1e-3)
     alone = replace(lesson, reads=lesson.reads[:0], nears=lesson.nears[:0])
-    watched: list[Watched] = []
-    with torch.inference_mode():
-        states = run(trainer.model, alone, watched)
-        blends = draw_blends(np.random.default_rng(0), alone)
-        loss, is_right = blend_loss(trainer.model, states[-3], watched[-1], blends)
-    assert (float(loss), float(is_right)) == (0, 1)
+    assert "blend" not in told(alone, 2)[1]
+    assert told(alone, 2)[0] == told(alone, 0)[0]

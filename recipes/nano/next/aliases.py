@@ -18,9 +18,8 @@ from recipes.nano.next.batch import Lesson
 from recipes.nano.next.decoder import Watched, run
 from recipes.nano.next.far import LAYER, NEAREST, own_scores, turned
 from recipes.nano.next.plan import CODES, LOUDEST, Plan, Sizes, draw_lesson
-from recipes.nano.next.progress import saved_run
-from recipes.nano.next.shape import HEAD_DIM, LAYERS, PUBLISHED, RUNS, published_part
-from recipes.nano.next.trainer import grown, learnt, new_trainer
+from recipes.nano.next.shape import HEAD_DIM
+from recipes.nano.next.trainer import decoder_of, grown, new_trainer
 
 LESSONS, SEED = 3, 93
 REACH = 18_000
@@ -52,13 +51,6 @@ def gaps(
         yield look.head, own_scores(first, look, rows) - most
 
 
-def decoder_of(name: str) -> dict[str, Tensor]:
-    """Weights of a run of `retrieve`, or what is published."""
-    if name == PUBLISHED:
-        return published_part("model.language_model.")
-    return grown(learnt(saved_run(RUNS / name)["state"]), LAYERS + 1)
-
-
 def _words(lesson: Lesson) -> Tensor:
     """(words, 2) sequence and column of each word that stands in the video, once."""
     places = ((lesson.bias.owner >= 0) & ~lesson.visual).nonzero()
@@ -78,7 +70,7 @@ def main() -> None:
     lessons = [draw_lesson(rng, plan.later, sizes, ((12, 12),)) for rng in drawing]
     model = new_trainer(0, 1e-3, plan.layers).model
     for name in options.decoders:
-        model.model.language_model.load_state_dict(decoder_of(name))
+        model.model.language_model.load_state_dict(grown(decoder_of(name), plan.layers))
         found: dict[int, list[Tensor]] = {}
         for lesson in lessons:
             for head, own in gaps(model, lesson, options.reach):

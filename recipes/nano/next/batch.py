@@ -7,6 +7,7 @@ there were many of it, by adding the logarithm of that number to its attention s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -177,18 +178,9 @@ def join(sheets: list[Sheet], features: list[Tensor], loudness: list[Loudness]) 
         Bias(owner, loud, *_edits(sheets), _hidden(sheets)),
         tail,
         labels[:, tail:],
-        torch.tensor(
-            [(i, at - tail, token) for i, sheet in enumerate(sheets) for at, token in sheet.also],
-            dtype=torch.long,
-        ).view(-1, 3),
-        torch.tensor(
-            [(i, *read) for i, sheet in enumerate(sheets) for read in sheet.reads],
-            dtype=torch.long,
-        ).view(-1, 4),
-        torch.tensor(
-            [(i, *near) for i, sheet in enumerate(sheets) for near in sheet.nears],
-            dtype=torch.long,
-        ).view(-1, 6),
+        _rows([[(at - tail, token) for at, token in sheet.also] for sheet in sheets], 3),
+        _rows([sheet.reads for sheet in sheets], 4),
+        _rows([sheet.nears for sheet in sheets], 6),
         weights[:, tail:],
         _looks(sheets, total),
         (
@@ -198,6 +190,12 @@ def join(sheets: list[Sheet], features: list[Tensor], loudness: list[Loudness]) 
         ),
         _knows(sheets),
     )
+
+
+def _rows(of_sheets: Sequence[Sequence[tuple[int, ...]]], width: int) -> Tensor:
+    """(rows, width) of all sequences, each row behind the number of its own."""
+    found = [(i, *row) for i, rows in enumerate(of_sheets) for row in rows]
+    return torch.tensor(found, dtype=torch.long).view(-1, width)
 
 
 def _edits(sheets: list[Sheet]) -> tuple[Tensor, Tensor]:

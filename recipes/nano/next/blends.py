@@ -74,26 +74,27 @@ def blend_loss(
     last: Watched,
     blends: Blends,
 ) -> tuple[Tensor, Tensor]:
-    """−log of the share that an answer's right tokens get, the mean of blends, and how many of
-    them are said right; `before` (B, N, hidden) is what the last layer begins with."""
-    if not len(blends.of):
-        return before.new_zeros(()), before.new_ones(())
+    """−log of the share that an answer's right tokens get, the mean of blends, of which there must
+    be one, and how many of them are said right; `before` (B, N, hidden) is what the last layer
+    begins with."""
     text = model.model.language_model
     layer, attention = text.layers[-1], text.layers[-1].self_attn
-    value = attention.v_proj(last.known[blends.of[blends.at], blends.column]).view(
-        -1, HEADS, HEAD_DIM
-    )
-    rest = attention.v_proj(last.known[blends.of, NOTHING]).view(-1, HEADS, HEAD_DIM)
-    heads = list(HEADS_OF[LETTERS])
-    parts = value[:, heads].float() * blends.shares[..., None]
+    heads, known = list(HEADS_OF[LETTERS]), last.known
+    # The other heads look at nothing, as they are told to.
+    out = attention.v_proj(known[blends.of, NOTHING]).view(-1, HEADS, HEAD_DIM)
+    value = attention.v_proj(known[blends.of[blends.at], blends.column]).view(-1, HEADS, HEAD_DIM)
+    parts = value[:, heads] * blends.shares[..., None]
     read = parts.new_zeros(len(blends.of), len(heads), HEAD_DIM).index_add(0, blends.at, parts)
-    out = rest.float().clone()
-    out[:, heads] = read
-    mixed = before[blends.of, blends.row] + attention.o_proj(out.flatten(1).to(value.dtype))
-    known = text.norm(mixed + layer.mlp(layer.post_attention_layernorm(mixed)))
-    logits = F.linear(known.float(), text.embed_tokens.weight)
+    out = out.index_copy(1, torch.tensor(heads, device=out.device), read)
+    mixed = before[blends.of, blends.row] + attention.o_proj(out.flatten(1))
+    states = text.norm(mixed + layer.mlp(layer.post_attention_layernorm(mixed)))
+    logits = F.linear(states, text.embed_tokens.weight)
     is_right = torch.zeros_like(logits, dtype=torch.bool)
     is_right[blends.at, blends.token] = True
-    missed = logits.logsumexp(-1) - logits.masked_fill(~is_right, SHUT).logsumexp(-1)
     said = logits.detach().argmax(-1, keepdim=True)
-    return missed.mean(), is_right.gather(1, said).float().mean()
+    return missed(logits, is_right).mean(), is_right.gather(1, said).float().mean()
+
+
+def missed(logits: Tensor, is_right: Tensor) -> Tensor:
+    """(rows,) −log of the share that the right ones of all words get, together."""
+    return logits.logsumexp(-1) - logits.masked_fill(~is_right, SHUT).logsumexp(-1)

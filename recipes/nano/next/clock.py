@@ -16,7 +16,7 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from pipeline.lettering import random_code
 from recipes.nano.next import tokenizer as tokenizer_step
-from recipes.nano.next.aliases import SHARES, decoder_of
+from recipes.nano.next.aliases import SHARES
 from recipes.nano.next.asked import Asked, clock_classes
 from recipes.nano.next.batch import Lesson, Loudness, join
 from recipes.nano.next.courses import Course, Shown, worded_features
@@ -24,7 +24,7 @@ from recipes.nano.next.decoder import Watched, run
 from recipes.nano.next.lessons import HEADS_OF, LessonMaker
 from recipes.nano.next.shape import HEAD_DIM, LAYERS
 from recipes.nano.next.sheet import CLOCK, LETTERS
-from recipes.nano.next.trainer import new_trainer
+from recipes.nano.next.trainer import decoder_of, grown, new_trainer
 
 SEED = 94
 TIMES_S = {
@@ -73,7 +73,7 @@ def margins(model: Qwen3VLForConditionalGeneration, lesson: Lesson) -> Tensor:
 def found(name: str, maker: LessonMaker) -> Iterator[tuple[str, Tensor]]:
     """Margins of a decoder for each of `TIMES_S`."""
     model = new_trainer(0, 1e-3, LAYERS + 1).model
-    model.model.language_model.load_state_dict(decoder_of(name))
+    model.model.language_model.load_state_dict(grown(decoder_of(name), LAYERS + 1))
     for kind, times_s in TIMES_S.items():
         yield kind, margins(model, lesson_of(maker, times_s))
 

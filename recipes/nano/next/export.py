@@ -14,7 +14,7 @@ from recipes.nano.next import tokenizer as tokenizer_step
 from recipes.nano.next.progress import saved_run
 from recipes.nano.next.see import tower
 from recipes.nano.next.shape import CHECKPOINT, CONTEXT, PUBLISHED, RUNS, published, published_part
-from recipes.nano.next.trainer import learnt
+from recipes.nano.next.trainer import decoder_of
 
 READERS, DECODERS = ("reader2.pt", "reader3.pt"), ("spans6.pt", "spans7.pt")
 """Runs whose mean is written: of readers and of decoders."""
@@ -36,10 +36,7 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, default=CHECKPOINT)
     options = parser.parse_args()
-    if options.decoders == PUBLISHED:
-        text = published_part("model.language_model.")
-    else:
-        text = _mean([learnt(_state(name)) for name in options.decoders.split(",")])
+    text = _mean([decoder_of(name) for name in options.decoders.split(",")])
     layers = 1 + max(int(name.split(".")[1]) for name in text if name.startswith("layers."))
     model = tower(0, layers)
     if options.readers == PUBLISHED:

@@ -27,8 +27,9 @@ def look_losses(
 ) -> dict[str, Tensor]:
     """−log of the attention that each told head gives to where it should look, the mean of each.
 
-    Behind the first layer that place scores `margin` less than it does, and by the head of `JOINS`
-    more than that: what is told apart by a hair here is mistaken where a million others are.
+    Behind the first layer that place scores `margin` less than it does, by the head of `JOINS` and
+    in the last layer more than that: what is told apart by a hair here is mistaken where a
+    million others are.
     """
     losses = {}
     # Taken apart once: the gradient of each single selection would fill all of it.
@@ -36,10 +37,7 @@ def look_losses(
     for look in lesson.looks:
         query, key = (heads[look.head] for heads in apart[look.layer])
         joins = (look.layer, look.head) == JOINS
-        less = 0.0
-        if look.layer:
-            is_last = look.layer + 1 == len(watched)
-            less = margin * (JOINS_MARGIN if joins else LAST_MARGIN if is_last else 1.0)
+        less = margin * _margins(look, len(watched))
         own = _missed(query, key, look, bias, less)
         losses[f"look{look.layer}{look.head}"] = own.mean()
         if joins:
@@ -48,6 +46,15 @@ def look_losses(
             own = _missed(query, key, look, bias, less)[is_shown]
             losses[f"still{look.layer}{look.head}"] = own.sum() / is_shown.sum().clamp_min(1)
     return losses
+
+
+def _margins(look: Looks, layers: int) -> float:
+    """Times that its margin counts."""
+    if (look.layer, look.head) == JOINS:
+        return JOINS_MARGIN
+    if look.layer + 1 == layers:
+        return LAST_MARGIN
+    return 1.0 if look.layer else 0.0
 
 
 def _missed(query: Tensor, key: Tensor, look: Looks, bias: Tensor, margin: float) -> Tensor:

@@ -9,8 +9,8 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from recipes.nano.network import in_bfloat16
 from recipes.nano.next import befores, gathers
-from recipes.nano.next.batch import SHUT, Lesson
-from recipes.nano.next.blends import Blends, blend_loss
+from recipes.nano.next.batch import Lesson
+from recipes.nano.next.blends import Blends, blend_loss, missed
 from recipes.nano.next.decoder import Watched, run
 from recipes.nano.next.far import FarKeys, far_losses
 from recipes.nano.next.held import held_losses
@@ -52,19 +52,16 @@ def lesson_loss(
     picked = lesson.labels >= 0
     logits = F.linear(layers[-1][picked].float(), model.model.language_model.embed_tokens.weight)
     weights, is_right = lesson.weights[picked], lesson.right_tokens(logits.shape[-1])
-    missed = logits.logsumexp(-1) - logits.masked_fill(~is_right, SHUT).logsumexp(-1)
-    answer = (missed * weights).sum() / weights.sum()
+    answer = (missed(logits, is_right) * weights).sum() / weights.sum()
     looks = look_losses(watched, lesson, bias, margin)
     knows = probes.losses(layers, watched, lesson)
     held = held_losses(watched, lesson)
     choice = choice_loss(watched[-1], lesson, bias)
-    read = {}
-    if blends is not None:
-        blend, is_read = blend_loss(model, layers[-3], watched[-1], blends)
-        read = {"blend": blend, "read": is_read}
     reached = {} if far is None else far_losses(model, watched[0], lesson, far, margin)
     helped = choosing * choice
-    if read:
+    read = {}
+    if blends is not None and len(blends.of):
+        read["blend"], read["read"] = blend_loss(model, layers[-3], watched[-1], blends)
         helped = helped + blending * read["blend"]
     for value in reached.values():
         helped = helped + reaching * value

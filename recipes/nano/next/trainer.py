@@ -19,8 +19,17 @@ from recipes.nano.next.groups import WATCHERS
 from recipes.nano.next.held import hold_gains, open_layer
 from recipes.nano.next.lessons import HEADS_OF
 from recipes.nano.next.probes import Probes
+from recipes.nano.next.progress import saved_run
 from recipes.nano.next.recall import known_of, with_recall
-from recipes.nano.next.shape import HEAD_DIM, HEADS, LAYERS, config, published_part
+from recipes.nano.next.shape import (
+    HEAD_DIM,
+    HEADS,
+    LAYERS,
+    PUBLISHED,
+    RUNS,
+    config,
+    published_part,
+)
 from recipes.nano.next.sheet import THING
 from recipes.nano.optimizers import Optimizers
 
@@ -94,6 +103,13 @@ class Trainer:
         text = self.model.model.language_model
         text.load_state_dict(published_part("model.language_model."))
         hold_gains(text.layers)
+
+
+def decoder_of(name: str) -> dict[str, Tensor]:
+    """Weights that a run of `retrieve` would publish, or those that are published."""
+    if name == PUBLISHED:
+        return published_part("model.language_model.")
+    return learnt(saved_run(RUNS / name)["state"])
 
 
 def learnt(state: dict[str, Any]) -> dict[str, Tensor]:
