@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks._claim import claim
-from benchmarks.find_accuracy import Tally
 from benchmarks.needles import FRAMES, Frames, count_pairs, tokens_of
 from jobs.session import run_job
 from jobs.show import open_output, read_frame
@@ -30,10 +29,10 @@ from pipeline.needles import draw_coming_and_going
 from pipeline.plan import LONGEST_TIME_S
 from pipeline.questions import build_questions
 from pipeline.scenes import COLOURS, SHAPES, Scene, spans_of
-from pipeline.scoring import Span
+from pipeline.scoring import Rate, Span, match_spans
 from sample_media.encode import Encoding, encode_scene
 from schemas.events import RequestStatus
-from schemas.job import ModelSpec, QuerySpec, read_job
+from schemas.job import JobSpec, ModelSpec, QuerySpec, read_job
 from schemas.time import TimeSpan, timestamp_text
 
 FIRST_SEED = 3_000_000
@@ -55,6 +54,41 @@ class Clip:
     longest_pair: int
     """Tokens that the longest patch pair takes, its time included."""
     asked: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts over (clip, question) pairs; a hit is a temporal IoU of at least one half."""
+
+    hits: int = 0
+    num_truth: int = 0
+    num_found: int = 0
+    num_absent: int = 0
+    num_false_on_absent: int = 0
+    ious: list[float] = field(default_factory=list)
+
+    @property
+    def recall(self) -> Rate:
+        return Rate(self.hits, self.num_truth)
+
+    @property
+    def precision(self) -> Rate:
+        return Rate(self.hits, self.num_found)
+
+    @property
+    def false_on_absent(self) -> Rate:
+        return Rate(self.num_false_on_absent, self.num_absent)
+
+    def add(self, found: list[Span], truth: list[Span]) -> bool:
+        """Count one answer; whether it was wholly right."""
+        matched = match_spans(found, truth, 0.5)
+        self.ious += matched
+        self.hits += len(matched)
+        self.num_truth += len(truth)
+        self.num_found += len(found)
+        self.num_absent += not truth
+        self.num_false_on_absent += bool(found) and not truth
+        return len(matched) == len(truth) == len(found)
 
 
 def draw_clip(name: str, number: int, model: str, folder: Path) -> Clip:
@@ -95,8 +129,8 @@ def _absent(seed: int, shown: tuple[str, ...]) -> list[str]:
     return picked
 
 
-def find_all(model: str, clip: Clip, output: Path) -> dict[str, list[Span]]:
-    """What the production path finds, by thing, in seconds."""
+def job_of(model: str, clip: Clip, output: Path) -> JobSpec:
+    """Asks for all of the clip's things at once, of all of its frames."""
     queries = [_query(name).model_dump(exclude_defaults=True) for name in clip.asked]
     job: dict[str, Any] = {
         "videos": [str(clip.path)],
@@ -111,7 +145,12 @@ def find_all(model: str, clip: Clip, output: Path) -> dict[str, list[Span]]:
         "cluster": {"executor": "serial", "lookahead_chunks": 1},
         "output": str(output),
     }
-    summary = run_job(read_job(job, where="benchmark"), Console(quiet=True))
+    return read_job(job, where="benchmark")
+
+
+def find_all(model: str, clip: Clip, output: Path) -> dict[str, list[Span]]:
+    """What the production path finds, by thing, in seconds."""
+    summary = run_job(job_of(model, clip, output), Console(quiet=True))
     # Of an answer that is too long, what came before the cut counts.
     failed = [row for _, row in summary.failures if row.status is not RequestStatus.TRUNCATED]
     if failed:
@@ -151,7 +190,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="nano-read", help="checkpoint folder or name")
+    parser.add_argument("--model", default="nano", help="checkpoint folder or name")
     parser.add_argument("--tokens", action="append", help=f"any of {', '.join(CLIPS)}")
     parser.add_argument("--clips", type=int, help="clips of each length")
     parser.add_argument("--first", type=int, default=0, help="number of the first clip")

@@ -1,8 +1,8 @@
-"""nano's evaluation with an int8 KV cache against a bfloat16 one: same clips, same questions.
+"""nano's answers with an int8 KV cache against those with a bfloat16 one: same clips and questions.
 
-Clips and questions are those of `benchmarks.find_accuracy`. Every clip is decoded once and read by
-three models: bfloat16, bfloat16 with an int8 cache, and float32. Compared are the answers, letter
-by letter, and the distribution of the first token that is the model's own to choose.
+Clips and questions are those of `benchmarks.find_long` at 4K tokens. Every clip is decoded once and
+read by three models: bfloat16, bfloat16 with an int8 cache, and float32. Compared are the answers,
+letter by letter, and the distribution of the first token that is the model's own to choose.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks._claim import claim
 from benchmarks._shapes import NANO_SHAPE, fill, median_s, plan_tokens, write_checkpoint
-from benchmarks.find_accuracy import Clip, Tally, draw_clip
+from benchmarks.find_long import Clip, Tally, draw_clip, job_of
 from model.engine import LoadedModel, load_model
 from model.kv_cache import CacheForm, KvCache
 from model.lanes import Step
@@ -30,7 +30,7 @@ from pipeline.parse import parse_reply
 from pipeline.probe import probe
 from pipeline.scenes import spans_of
 from pipeline.windows import plan_windows
-from schemas.job import JobSpec, read_job
+from schemas.job import JobSpec
 from schemas.media import FrameBatch, VideoSource
 from schemas.plan import VideoPlan
 from schemas.ports import Question
@@ -58,11 +58,6 @@ class Reading:
     plan: VideoPlan
     questions: list[Question]
     batches: list[FrameBatch]
-
-
-def ask_job(clip: Clip) -> JobSpec:
-    queries = [{"id": thing.replace(" ", "_"), "find": f"a {thing}"} for thing in clip.asked]
-    return read_job({"videos": [str(clip.path)], "queries": queries}, where="benchmark")
 
 
 def read_clip(clip: Clip, job: JobSpec, model: LoadedModel) -> Reading:
@@ -109,8 +104,8 @@ def compare(clips: int, folder: Path) -> dict[str, Side]:
         "float32": Side(load_model("nano", dtype="float32")),
     }
     for number in range(clips):
-        clip = draw_clip(folder, number)
-        job = ask_job(clip)
+        clip = draw_clip("4k", number, "nano", folder)
+        job = job_of("nano", clip, folder / "out")
         for_all = read_clip(clip, job, sides["bfloat16"].model)
         for side in sides.values():
             ask_clip(side, clip, job, for_all)
@@ -158,7 +153,7 @@ def prefill_speed() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=40)
+    parser.add_argument("--clips", type=int, default=20)
     parser.add_argument("--keep", default="", help="folder for the clips, used again next time")
     options = parser.parse_args()
     started = time.monotonic()

@@ -38,8 +38,8 @@ from pipeline.needles import NONE, Haystack, Kind, Needle, Sizes, ask_for, draw_
 from pipeline.plan import LONGEST_TIME_S
 from pipeline.questions import build_questions
 from pipeline.scoring import Rate
-from recipes.nano.next.told import ToldTower
-from recipes.nano.pictures import CLASSES
+from recipes.nano.codes import CLASSES
+from recipes.nano.retrieving.told import ToldTower
 from sample_media.encode import Encoding, encode_scene
 from schemas.job import ModelSpec, QuerySpec, read_job
 from schemas.ports import PromptCounter
@@ -302,7 +302,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="nano-read", help="checkpoint folder or name")
+    parser.add_argument("--model", default="nano", help="checkpoint folder or name")
     parser.add_argument("--tokens", action="append", help=f"any of {', '.join(PLANS)}")
     parser.add_argument("--clips", type=int, help="haystacks of each length")
     parser.add_argument("--first", type=int, default=0, help="number of the first haystack")

@@ -22,8 +22,6 @@ from schemas.errors import ConfigError
 from schemas.ports import ModelFacts, SamplingAdvice
 
 NANO = Path(__file__).with_name("nano")
-BUNDLED = {"nano": NANO, "nano-read": Path(__file__).with_name("nano_read")}
-"""Checkpoints that come with the package: one finds things, one reads codes and says when."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +94,15 @@ def _choose_dtype(setting: str, asked: str, own: str, accepted: tuple[str, ...])
 
 def find_folder(name: str) -> Path | None:
     """The folder that a name means on this machine; None for a hub id. Raises ConfigError."""
-    if name in BUNDLED:
-        return BUNDLED[name]
+    if name == "nano":
+        return NANO
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder.absolute()
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ConfigError(
-            f"model {name!r} is no folder; name `nano` or `nano-read`, a checkpoint folder, or a "
-            "hub id such as Qwen/Qwen3-VL-8B-Instruct."
+            f"model {name!r} is no folder; name `nano`, a checkpoint folder, or a hub id "
+            "such as Qwen/Qwen3-VL-8B-Instruct."
         )
     return None
 

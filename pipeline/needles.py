@@ -1,6 +1,6 @@
 """Needles: codes in a long scene, and what is asked of it, word for word.
 
-The next nano is trained on these words; any checkpoint may be asked them. All are `ask` queries:
+nano is trained on these words; any checkpoint may be asked them. All are `ask` queries:
 the answer is a text, in JSON.
 """
 

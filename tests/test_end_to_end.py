@@ -126,13 +126,13 @@ def test_times_are_on_the_files_own_clock(rows: dict[str, pl.DataFrame]) -> None
 def test_what_was_seen_is_written_down(rows: dict[str, pl.DataFrame]) -> None:
     videos = {Path(row["video_uri"]).name: row for row in rows["videos"].iter_rows(named=True)}
     assert len(videos) == 10
-    assert videos["several_events.mp4"]["effective_fps"] == pytest.approx(1.0)
+    assert videos["several_events.mp4"]["effective_fps"] == pytest.approx(2.0)
     assert videos["turned.mov"]["rotation"] == 90
     assert videos["one_frame.mp4"]["sampled_frames"] == 1
-    assert videos["odd_frames.avi"]["sampled_frames"] == 25
+    assert videos["odd_frames.avi"]["sampled_frames"] == 50
     assert videos["odd_frames.avi"]["num_frames"] == 199
     assert videos["torn_tail.mkv"]["notes"][0].startswith("truncated: ")
-    assert {row["pair_tokens"] for row in videos.values()} == {12}
+    assert {row["pair_tokens"] for row in videos.values()} == {48}
 
 
 def test_any_reader_sees_the_same(job: JobSpec, rows: dict[str, pl.DataFrame]) -> None:

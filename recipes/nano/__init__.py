@@ -1,1 +1,1 @@
-"""How the bundled checkpoint is made: tokenizer, config, pictures, vision, language, export."""
+"""nano: things and codes on screen, and moments found among a million tokens."""

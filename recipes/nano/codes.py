@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from pipeline.lettering import ALPHABET, CODE_LENGTH
-from recipes.nano.pictures import CLASSES
+from pipeline.scenes import COLOURS, SHAPES
 from recipes.nano.shape import HIDDEN
+
+CLASSES = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
 
 # What is cached is shared: it is read and never written to.
 CODE_NORM = 2.0

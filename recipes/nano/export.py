@@ -1,4 +1,4 @@
-"""Step 5: write the checkpoint as any Qwen3-VL is published: config, tokenizer, safetensors."""
+"""Step 3: write the checkpoint as any Qwen3-VL is published: config, tokenizer, safetensors."""
 
 from __future__ import annotations
 
@@ -9,16 +9,44 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from recipes.nano import tokenizer as tokenizer_step
-from recipes.nano.network import new_model
-from recipes.nano.shape import CHECKPOINT, CONTEXT, ID, RUNS, config
+from recipes.nano.retrieving.trainer import decoder_of
+from recipes.nano.seeing.see import tower_of
+from recipes.nano.shape import CHECKPOINT, CONTEXT, ID, published
 
-ADVICE = {"fps": 1.0, "pair_tokens": 16, "context_tokens": CONTEXT}
-"""What the checkpoint does best with; a job may ask otherwise."""
+READERS, DECODERS = ("reader2.pt", "reader3.pt"), ("spans3.pt",)
+"""Runs whose mean is written: of readers and of decoders."""
+ADVICE = {"fps": 2.0, "pair_tokens": 144, "context_tokens": CONTEXT}
+"""What a job gets where it is silent."""
 
 
-def preprocessor(advice: dict[str, Any]) -> dict[str, Any]:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--readers",
+        default=",".join(READERS),
+        help="runs of `see`, whose mean is taken, or 'published'",
+    )
+    parser.add_argument(
+        "--decoders",
+        default=",".join(DECODERS),
+        help="runs of `retrieve`, whose mean is taken, or 'published'",
+    )
+    parser.add_argument("--folder", type=Path, default=CHECKPOINT)
+    options = parser.parse_args()
+    text = _mean([decoder_of(name) for name in options.decoders.split(",")])
+    visual = _mean([tower_of(name) for name in options.readers.split(",")])
+    settings = published(_count(text, "layers"), _count(visual, "blocks"))
+    tokenizer_step.save(options.folder)
+    parts = (("model.language_model.", text), ("model.visual.", visual))
+    weights = {prefix + name: weight for prefix, part in parts for name, weight in part.items()}
+    _write(weights, options.folder, settings)
+    print(f"wrote {options.folder.name}/", flush=True)
+
+
+def _preprocessor() -> dict[str, Any]:
     """The released processors' settings, and our advice beside them."""
     return {
         "video_processor_type": "Qwen3VLVideoProcessor",
@@ -27,26 +55,15 @@ def preprocessor(advice: dict[str, Any]) -> dict[str, Any]:
         "merge_size": 2,
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
-        "size": {"longest_edge": 2 * 32 * 32 * advice["context_tokens"], "shortest_edge": 4096},
-        "longtake": advice,
+        "size": {"longest_edge": 2 * 32 * 32 * CONTEXT, "shortest_edge": 4096},
+        "longtake": ADVICE,
     }
 
 
-def write(
-    state: dict[str, torch.Tensor],
-    folder: Path,
-    settings: dict[str, Any],
-    advice: dict[str, Any],
-) -> None:
-    """Write everything but the tokenizer into `folder`; weights take two bytes each, whatever
-    `settings` says they are computed in."""
-    # Tied to the embeddings: published once.
-    tensors = {
-        name: part.contiguous().to(torch.bfloat16)
-        for name, part in state.items()
-        if name != "lm_head.weight"
-    }
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+def _write(weights: dict[str, Tensor], folder: Path, settings: dict[str, Any]) -> None:
+    """Everything but the tokenizer into `folder`."""
+    in_two_bytes = {name: part.to(torch.bfloat16) for name, part in weights.items()}
+    save_file(in_two_bytes, folder / "model.safetensors", metadata={"format": "pt"})
     generation = {
         "do_sample": False,
         "eos_token_id": [ID["<|im_end|>"], ID["<|endoftext|>"]],
@@ -56,21 +73,18 @@ def write(
     for name, data in (
         ("config.json", settings),
         ("generation_config.json", generation),
-        ("video_preprocessor_config.json", preprocessor(advice)),
+        ("video_preprocessor_config.json", _preprocessor()),
     ):
         (folder / name).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", default="", help="run to export; none: random weights")
-    options = parser.parse_args()
-    state = new_model(0).state_dict()
-    if options.run:
-        state = torch.load(RUNS / options.run, weights_only=True)["model"]
-    tokenizer_step.save(CHECKPOINT)
-    write(state, CHECKPOINT, config(), ADVICE)
-    print(f"wrote {CHECKPOINT.name}/", flush=True)
+def _count(weights: dict[str, Tensor], parts: str) -> int:
+    """How many layers or blocks there are."""
+    return 1 + max(int(name.split(".")[1]) for name in weights if name.startswith(f"{parts}."))
+
+
+def _mean(runs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([run[name].float() for run in runs]).mean(0) for name in runs[0]}
 
 
 if __name__ == "__main__":

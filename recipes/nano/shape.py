@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+from torch import Tensor
+
 RUNS = Path(__file__).with_name("runs")
 CHECKPOINT = Path(__file__).parents[2] / "model" / "nano"
+PUBLISHED = "published"
+"""Stands for a run where training goes on from the checkpoint in use."""
 
 SPECIALS = (
     "<|endoftext|>",
@@ -19,15 +24,32 @@ SPECIALS = (
 )
 ID = {text: number for number, text in enumerate(SPECIALS)}
 VOCAB = 704
-CONTEXT = 8192
-HIDDEN, LAYERS, HEADS, HEAD_DIM, FFN = 128, 5, 4, 64, 384
-VISION_HIDDEN, VISION_DEPTH, VISION_HEADS, VISION_FFN = 128, 3, 4, 384
+CONTEXT = 1_048_576
+"""A million tokens; positions grow slower, see `FAR`."""
+FAR = 160_000
+"""Positions that a million tokens of video reach, with room: a pair of 12 × 12 takes 21."""
+ROPE_THETA = 1e13
+"""So slow that 37 of a head's 64 numbers turn less than half a radian over `FAR`: what is matched
+by content must not depend on where it stands. The faster ones find what is a few tokens back."""
+HIDDEN, LAYERS, HEADS, HEAD_DIM, FFN = 128, 3, 4, 64, 384
+"""Of the decoder; it gets a fourth layer when spans are learnt."""
+VISION_HIDDEN, VISION_DEPTH, VISION_HEADS, VISION_FFN = 128, 4, 4, 384
+IDLE_DEPTH = 3
+"""Blocks of the tower beside a decoder that learns, which is not run: what a seed makes of the
+decoder depends on it."""
 DEEPSTACK = (0, 1)
 TOKEN_PX = 32
 
 
-def config() -> dict[str, Any]:
-    """config.json of the checkpoint."""
+def slow_numbers(positions: int, most_rad: float) -> list[int]:
+    """Of a head, those that turn by less than `most_rad` over so many positions."""
+    half = HEAD_DIM // 2
+    turns = [ROPE_THETA ** -(number % half / half) * positions for number in range(HEAD_DIM)]
+    return [number for number, turn in enumerate(turns) if turn < most_rad]
+
+
+def config(layers: int = LAYERS, depth: int = IDLE_DEPTH) -> dict[str, Any]:
+    """config.json of the checkpoint, as it is trained: master weights are in float32."""
     return {
         "architectures": ["Qwen3VLForConditionalGeneration"],
         "model_type": "qwen3_vl",
@@ -42,7 +64,7 @@ def config() -> dict[str, Any]:
             "vocab_size": VOCAB,
             "hidden_size": HIDDEN,
             "intermediate_size": FFN,
-            "num_hidden_layers": LAYERS,
+            "num_hidden_layers": layers,
             "num_attention_heads": HEADS,
             "num_key_value_heads": HEADS,
             "head_dim": HEAD_DIM,
@@ -58,14 +80,14 @@ def config() -> dict[str, Any]:
             "dtype": "float32",
             "rope_parameters": {
                 "rope_type": "default",
-                "rope_theta": 1_000_000_000.0,
+                "rope_theta": ROPE_THETA,
                 "mrope_interleaved": True,
                 "mrope_section": [12, 10, 10],
             },
         },
         "vision_config": {
             "model_type": "qwen3_vl",
-            "depth": VISION_DEPTH,
+            "depth": depth,
             "hidden_size": VISION_HIDDEN,
             "intermediate_size": VISION_FFN,
             "num_heads": VISION_HEADS,
@@ -81,3 +103,17 @@ def config() -> dict[str, Any]:
             "dtype": "float32",
         },
     }
+
+
+def published(layers: int, depth: int) -> dict[str, Any]:
+    """config() with what weights are published in."""
+    settings = config(layers, depth)
+    for section in (settings, settings["text_config"], settings["vision_config"]):
+        section["dtype"] = "bfloat16"
+    return settings
+
+
+def published_part(prefix: str) -> dict[str, Tensor]:
+    """Weights of the checkpoint in use whose names begin with `prefix`, without it."""
+    weights = load_file(CHECKPOINT / "model.safetensors")
+    return {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}

@@ -1,5 +1,6 @@
-"""Step 1: the tokenizer. Byte-level, so any text encodes; numbers in right-aligned pieces of two
-digits, so that a time is few tokens and 123.5 shares its last piece with 23.5.
+"""The tokenizer. Byte-level, so any text encodes; numbers in right-aligned pieces of two digits, so
+that a time is few tokens and 123.5 shares its last piece with 23.5; the wording of questions and
+answers, which never changes, one token a phrase.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from pipeline.lettering import ALPHABET
+from pipeline.needles import ASKS, NONE, Kind
 from pipeline.scenes import COLOURS, SHAPES
 from recipes.nano.shape import CONTEXT, SPECIALS, VOCAB
 
@@ -30,18 +33,31 @@ _TEMPLATE = """{% for message in messages %}<|im_start|>{{ message.role }}
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
 
-
-PHRASES = (
-    "\nThe video runs from ",
-    " seconds. Find every time span in which this is visible:",
+BEFORE, TO = "\nThe video runs from ", " to "
+FIND = " seconds. Find every time span in which this is visible:"
+FIND_CLOSE = (
     ". Answer in JSON with the start and end of each span in seconds, in order of time, "
-    "or an empty list.",
-    '{"events": [',
-    '"start": ',
-    ', "end": ',
+    "or an empty list."
 )
-"""Fixed wording of prompts and answers, one token each: nano's contexts are short of tokens, and
-words that never change teach nothing."""
+EVENTS, SPAN_START, SPAN_END = '{"events": [', '"start": ', ', "end": '
+ANSWER, CLOSE = '{"answer": "', '"}'
+_AFTER = " Answer in JSON."
+
+
+def _split(kind: Kind) -> tuple[str, str]:
+    """What stands before and behind the one thing that is filled in."""
+    text = ASKS[kind]
+    opening = text.index("{")
+    closing = text.index("}")
+    return " seconds. " + text[:opening], text[closing + 1 :] + _AFTER
+
+
+OPENINGS: dict[Kind, str] = {kind: _split(kind)[0] for kind in ASKS}
+CLOSINGS: dict[Kind, str] = {kind: _split(kind)[1] for kind in ASKS}
+_FIND_PHRASES = (BEFORE, FIND, FIND_CLOSE, EVENTS, SPAN_START, SPAN_END)
+_ASK_PHRASES = (TO, *OPENINGS.values(), *CLOSINGS.values(), ANSWER, CLOSE, NONE)
+PHRASES = tuple(dict.fromkeys(_FIND_PHRASES + _ASK_PHRASES))
+"""In the order of their ids: words that never change teach nothing."""
 
 
 def _corpus() -> Iterator[str]:
@@ -58,10 +74,8 @@ def _corpus() -> Iterator[str]:
         yield "<12.5 seconds>"
 
 
-def build(more: tuple[str, ...] = ()) -> Tokenizer:
-    """Train the tokenizer; the corpus is fixed, so the result is too. `more` phrases become tokens,
-    and the vocabulary stays as large as it is."""
-    phrases = (*PHRASES, *more)
+def build() -> Tokenizer:
+    """Train the tokenizer; the corpus is fixed, so the result is too."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -71,25 +85,28 @@ def build(more: tuple[str, ...] = ()) -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB - len(phrases),
+        vocab_size=VOCAB - len(PHRASES),
         special_tokens=[AddedToken(text, special=True) for text in SPECIALS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(_corpus(), trainer)
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in phrases])
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in PHRASES])
+    for letter in ALPHABET:
+        if len(tokenizer.encode(letter, add_special_tokens=False).ids) != 1:
+            raise ValueError(f"letter {letter} should be one token")
     return tokenizer
 
 
-def save(folder: Path, tokenizer: Tokenizer | None = None, context: int = CONTEXT) -> None:
+def save(folder: Path) -> None:
     """Write tokenizer.json and tokenizer_config.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    (tokenizer or build()).save(str(folder / "tokenizer.json"))
+    build().save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": "<|im_end|>",
         "pad_token": "<|endoftext|>",
-        "model_max_length": context,
+        "model_max_length": CONTEXT,
         "clean_up_tokenization_spaces": False,
         "chat_template": _TEMPLATE,
     }

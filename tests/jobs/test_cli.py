@@ -14,6 +14,7 @@ import yaml
 
 from jobs import cli, session
 from jobs.executor import SerialExecutor
+from model.facts import NANO
 from sample_media.generate import HERE
 from tests.jobs.fakes import FACTS, FakeModel
 from tests.pipeline.test_plan import Counter
@@ -173,14 +174,20 @@ def test_plan_counts_without_decoding(longtake: Any) -> None:
     assert "YaRN" not in table.out
 
 
-def test_plan_says_that_yarn_is_on(longtake: Any) -> None:
-    video = str(HERE / "modern.mp4")
-    plan = ("plan", "--video", video, "--context", "16k")
+def test_plan_says_that_yarn_is_on(longtake: Any, tmp_path: Path) -> None:
+    short = tmp_path / "short"
+    shutil.copytree(NANO, short)
+    advice = short / "video_preprocessor_config.json"
+    wishes = json.loads(advice.read_text(encoding="utf-8"))
+    wishes["longtake"]["context_tokens"] = 8192
+    advice.write_text(json.dumps(wishes), encoding="utf-8")
+    asked = ("plan", "--video", str(HERE / "modern.mp4"), "--model", str(short))
+    plan = (*asked, "--context", "16k")
     assert json.loads(longtake(*plan, "--json").out)["yarn_factor"] == 2.0
     assert "YaRN factor 2" in longtake(*plan).out
-    said = longtake("plan", "--video", video, "--context", "64k")
+    said = longtake(*asked, "--context", "64k")
     assert said.code == 4
-    assert "more than 4 times what nano is made for (8192)" in said.err
+    assert f"more than 4 times what {short} is made for (8192)" in said.err
 
 
 def test_plan_names_what_it_cannot_plan(longtake: Any, tmp_path: Path) -> None:
@@ -196,7 +203,7 @@ def test_doctor(longtake: Any) -> None:
     assert facts["model"]["name"] == "nano"
     assert facts["libraries"]["torch"]
     assert facts["model"]["yarn_factor"] is None
-    assert facts["model"]["tokens_that_fit"] == facts["model"]["context"] == 8192
+    assert facts["model"]["tokens_that_fit"] == facts["model"]["context"] == 1_048_576
     assert "av " in longtake("doctor").out
     assert "problem" in json.loads(longtake("doctor", "--json", "--model", "./x").out)["model"]
 

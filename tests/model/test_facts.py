@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from model import facts as facts_room
-from model.facts import BUNDLED, NANO, find_folder, load_checkpoint
+from model.facts import NANO, find_folder, load_checkpoint
 from model.spec import read_spec
 from schemas.errors import ConfigError
 from tests.model.tiny import Shape, Tiny, config_of, make_tiny
@@ -151,10 +151,9 @@ def test_a_config_of_other_types_is_refused(copied: Path) -> None:
         load_checkpoint(str(copied))
 
 
-def test_bundled_names_are_folders_here() -> None:
+def test_the_bundled_name_is_a_folder_here() -> None:
     assert find_folder("nano") == NANO
-    assert all(find_folder(name) == folder for name, folder in BUNDLED.items())
-    assert all((folder / "config.json").is_file() for folder in BUNDLED.values())
+    assert (NANO / "config.json").is_file()
 
 
 @pytest.mark.parametrize("name", ["nanu", "./missing", "/no/such/folder", "a/b/c"])

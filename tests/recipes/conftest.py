@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from recipes.nano.next.lessons import LessonMaker
+from recipes.nano.retrieving.lessons import LessonMaker
 from tests.recipes.rows import TOKENIZER
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from recipes.nano.next.batch import Lesson, Loudness, join
-from recipes.nano.next.courses import Course, draw_course, worded_features
-from recipes.nano.next.lessons import LessonMaker
-from recipes.nano.next.sheet import Sheet
-from recipes.nano.next.tokenizer import build
+from recipes.nano.retrieving.batch import Lesson, Loudness, join
+from recipes.nano.retrieving.courses import Course, draw_course, worded_features
+from recipes.nano.retrieving.lessons import LessonMaker
+from recipes.nano.retrieving.sheet import Sheet
+from recipes.nano.tokenizer import build
 
 TOKENIZER = build()
 

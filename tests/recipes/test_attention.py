@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from recipes.nano.next import attention
-from recipes.nano.next.batch import SHUT
+from recipes.nano.retrieving import attention
+from recipes.nano.retrieving.batch import SHUT
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from recipes.nano.codes import class_codes, ground_code, letter_codes
-from recipes.nano.next import befores
-from recipes.nano.next.groups import GROUPS
-from recipes.nano.next.shape import HEAD_DIM, HIDDEN, ROPE_THETA
+from recipes.nano.retrieving import befores
+from recipes.nano.retrieving.groups import GROUPS
+from recipes.nano.shape import HEAD_DIM, HIDDEN, ROPE_THETA
 
 HALF = HEAD_DIM // 2
 FARTHEST = 36_000

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from recipes.nano.next.batch import SHUT, Lesson, Loudness
-from recipes.nano.next.blends import DRAWS, blend_loss, draw_blends
-from recipes.nano.next.decoder import Watched, run
-from recipes.nano.next.lessons import LessonMaker
-from recipes.nano.next.losses import lesson_loss
-from recipes.nano.next.sheet import NOTHING
-from recipes.nano.next.trainer import new_trainer
+from recipes.nano.retrieving.batch import SHUT, Lesson, Loudness
+from recipes.nano.retrieving.blends import DRAWS, blend_loss, draw_blends
+from recipes.nano.retrieving.decoder import Watched, run
+from recipes.nano.retrieving.lessons import LessonMaker
+from recipes.nano.retrieving.losses import lesson_loss
+from recipes.nano.retrieving.sheet import NOTHING
+from recipes.nano.retrieving.trainer import new_trainer
 from tests.recipes.rows import draw_row, joined
 
 

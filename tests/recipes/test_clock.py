@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recipes.nano.next.clock import found, lesson_of, margins
-from recipes.nano.next.decoder import Watched, run
-from recipes.nano.next.lessons import FIRST_COUNTS, LessonMaker
-from recipes.nano.next.shape import HEAD_DIM, LAYERS, PUBLISHED
-from recipes.nano.next.trainer import new_trainer
+from recipes.nano.retrieving.clock import found, lesson_of, margins
+from recipes.nano.retrieving.decoder import Watched, run
+from recipes.nano.retrieving.lessons import FIRST_COUNTS, LessonMaker
+from recipes.nano.retrieving.trainer import new_trainer
+from recipes.nano.shape import HEAD_DIM, LAYERS, PUBLISHED
 from tests.recipes.rows import TOKENIZER
 
 TIMES_S = [3.6, 4.1, 103.6, 250.0]

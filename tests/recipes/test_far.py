@@ -10,10 +10,10 @@ import torch
 from torch.nn import functional as F
 from transformers.models.qwen3_vl.modeling_qwen3_vl import rotate_half
 
-from recipes.nano.next.aliases import gaps
-from recipes.nano.next.batch import Lesson, Loudness
-from recipes.nano.next.decoder import Watched, run
-from recipes.nano.next.far import (
+from recipes.nano.retrieving.aliases import gaps
+from recipes.nano.retrieving.batch import Lesson, Loudness
+from recipes.nano.retrieving.decoder import Watched, run
+from recipes.nano.retrieving.far import (
     COUNT,
     KEYS,
     LAYER,
@@ -24,10 +24,10 @@ from recipes.nano.next.far import (
     far_losses,
     log_sum_exp,
 )
-from recipes.nano.next.lessons import LessonMaker
-from recipes.nano.next.losses import lesson_loss
-from recipes.nano.next.shape import FAR, HEAD_DIM
-from recipes.nano.next.trainer import Trainer, new_trainer
+from recipes.nano.retrieving.lessons import LessonMaker
+from recipes.nano.retrieving.losses import lesson_loss
+from recipes.nano.retrieving.trainer import Trainer, new_trainer
+from recipes.nano.shape import FAR, HEAD_DIM
 from tests.recipes.rows import joined
 
 

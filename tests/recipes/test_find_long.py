@@ -26,7 +26,7 @@ def test_of_an_answer_that_is_cut_counts_what_came_before(
 @pytest.mark.parametrize("number", [0, 1])
 def test_frames_get_all_the_tokens_that_are_promised(tmp_path: Path, number: int) -> None:
     """Room for a time that was one token too short gave half of them to small frames."""
-    clip = find_long.draw_clip("4k", number, "nano-read", tmp_path)
-    find_long.find_all("nano-read", clip, tmp_path / "out")
+    clip = find_long.draw_clip("4k", number, "nano", tmp_path)
+    find_long.find_all("nano", clip, tmp_path / "out")
     (video,) = read_frame(open_output(str(tmp_path / "out")), "videos").iter_rows(named=True)
     assert video["pair_tokens"] == clip.frames.pair_tokens

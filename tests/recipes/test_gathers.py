@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recipes.nano.next import gathers
-from recipes.nano.next.groups import GROUPS
-from recipes.nano.next.plan import GRIDS
-from recipes.nano.next.shape import HEAD_DIM, ROPE_THETA
+from recipes.nano.retrieving import gathers
+from recipes.nano.retrieving.groups import GROUPS
+from recipes.nano.retrieving.plan import GRIDS
+from recipes.nano.shape import HEAD_DIM, ROPE_THETA
 
 HALF = HEAD_DIM // 2
 AXES = torch.tensor([*[0, 1, 2] * 10, 0, 0])

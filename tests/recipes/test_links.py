@@ -14,22 +14,22 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from recipes.nano.next import befores, distances, gathers, links
-from recipes.nano.next.batch import Lesson, Loudness, join
-from recipes.nano.next.courses import worded_features
-from recipes.nano.next.decoder import Watched, run
-from recipes.nano.next.distances import share_wrong
-from recipes.nano.next.groups import part_of
-from recipes.nano.next.held import GAINS, held_losses, hold_gains
-from recipes.nano.next.lessons import LessonMaker
-from recipes.nano.next.losses import lesson_loss
-from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN, LAYERS, ROPE_THETA
-from recipes.nano.next.sheet import CHANGED, NOTHING, Sheet
-from recipes.nano.next.span_courses import SpanCourse, draw_spans
-from recipes.nano.next.span_lessons import SpanLessons
-from recipes.nano.next.tokenizer import build
-from recipes.nano.next.trainer import new_trainer
-from recipes.nano.pictures import CLASSES
+from recipes.nano.codes import CLASSES
+from recipes.nano.retrieving import befores, distances, gathers, links
+from recipes.nano.retrieving.batch import Lesson, Loudness, join
+from recipes.nano.retrieving.courses import worded_features
+from recipes.nano.retrieving.decoder import Watched, run
+from recipes.nano.retrieving.distances import share_wrong
+from recipes.nano.retrieving.groups import part_of
+from recipes.nano.retrieving.held import GAINS, held_losses, hold_gains
+from recipes.nano.retrieving.lessons import LessonMaker
+from recipes.nano.retrieving.losses import lesson_loss
+from recipes.nano.retrieving.sheet import CHANGED, NOTHING, Sheet
+from recipes.nano.retrieving.span_courses import SpanCourse, draw_spans
+from recipes.nano.retrieving.span_lessons import SpanLessons
+from recipes.nano.retrieving.trainer import new_trainer
+from recipes.nano.shape import HEAD_DIM, HEADS, HIDDEN, LAYERS, ROPE_THETA
+from recipes.nano.tokenizer import build
 
 TOKENIZER = build()
 FARTHEST = 12_000

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from recipes.nano.next.batch import Loudness, join
-from recipes.nano.next.decoder import Watched, run
-from recipes.nano.next.lessons import LessonMaker
-from recipes.nano.next.looks import (
+from recipes.nano.retrieving.batch import Loudness, join
+from recipes.nano.retrieving.decoder import Watched, run
+from recipes.nano.retrieving.lessons import LessonMaker
+from recipes.nano.retrieving.looks import (
     JOINS,
     JOINS_MARGIN,
     LAST_MARGIN,
@@ -17,9 +17,9 @@ from recipes.nano.next.looks import (
     choice_loss,
     look_losses,
 )
-from recipes.nano.next.shape import HEAD_DIM, HIDDEN, ID, LAYERS
-from recipes.nano.next.sheet import Sheet
-from recipes.nano.next.trainer import new_trainer
+from recipes.nano.retrieving.sheet import Sheet
+from recipes.nano.retrieving.trainer import new_trainer
+from recipes.nano.shape import HEAD_DIM, HIDDEN, ID, LAYERS
 from tests.recipes.rows import draw_row, joined
 
 

@@ -22,8 +22,8 @@ from model.spec import read_spec
 from model.tokenizer import TextTokenizer
 from pipeline.lettering import ALPHABET
 from pipeline.needles import Needle, draw_haystack
-from recipes.nano.next.see import letter_scores
-from recipes.nano.next.told import ToldTower
+from recipes.nano.retrieving.told import ToldTower
+from recipes.nano.seeing.see import letter_scores
 
 
 @pytest.mark.parametrize(

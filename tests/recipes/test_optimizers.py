@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from recipes.nano import tokenizer
 from recipes.nano.muon import Muon
-from recipes.nano.next import tokenizer
-from recipes.nano.next.plan import Plan
-from recipes.nano.next.retrieve import means
 from recipes.nano.optimizers import Optimizers
+from recipes.nano.retrieving.plan import Plan
+from recipes.nano.retrieving.retrieve import means
 
 
 def matrices() -> list[nn.Parameter]:

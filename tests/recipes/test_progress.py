@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import signal
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from recipes.nano.next.progress import Loop, rate
-from recipes.nano.next.shape import PUBLISHED
+from recipes.nano.progress import Loop, rate, saved_run
+from recipes.nano.shape import PUBLISHED
 
 
 class Walk:
@@ -18,10 +19,13 @@ class Walk:
 
     def __init__(self, path: Path, steps: int = 12) -> None:
         self.at = torch.zeros(3)
-        self.loop = Loop(path, steps, 5, lambda: {"at": self.at}, self._load)
+        self.loop = Loop(path, steps, 5, self.state, self._load)
 
-    def _load(self, state: dict[str, torch.Tensor]) -> None:
-        self.at = state["at"]
+    def state(self) -> dict[str, dict[str, torch.Tensor]]:
+        return {"own": {"at": self.at}, "optimizer": {"moment": self.at}}
+
+    def _load(self, state: dict[str, dict[str, torch.Tensor]]) -> None:
+        self.at = state["own"]["at"]
 
     def run(self, stop_behind: int = -1) -> None:
         def one(rng: np.random.Generator, step: int) -> dict[str, float]:
@@ -64,11 +68,37 @@ def test_a_run_begins_where_another_ended_or_with_what_is_published(tmp_path: Pa
     first.run()
     second = Walk(tmp_path / "second.pt")
     second.loop.resume("first.pt")
-    assert torch.equal(second.at, first.at)
+    assert torch.equal(second.at, first.at.bfloat16())
     assert second.loop.step == 0
     third = Walk(tmp_path / "third.pt")
-    third.loop.resume(PUBLISHED, lambda: third._load({"at": torch.ones(3)}))
+    third.loop.resume(PUBLISHED, lambda: third._load({"own": {"at": torch.ones(3)}}))
     assert float(third.at.sum()) == 3
+
+
+def test_what_is_handed_on_does_not_depend_on_whether_the_run_before_had_ended(
+    tmp_path: Path,
+) -> None:
+    stopped = Walk(tmp_path / "first.pt")
+    with pytest.raises(SystemExit):
+        stopped.run(stop_behind=4)
+    early = Walk(tmp_path / "early.pt")
+    early.loop.resume("first.pt")
+    assert torch.equal(early.at, stopped.at.bfloat16())
+    assert saved_run(tmp_path / "first.pt")["state"].keys() == {"own", "optimizer"}
+    Walk(tmp_path / "first.pt").run()
+    assert saved_run(tmp_path / "first.pt")["state"].keys() == {"own"}
+
+
+def test_stops_do_not_count_as_time_spent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = count(0, 60)  # A minute from look to look.
+    monkeypatch.setattr("recipes.nano.progress.time.monotonic", lambda: next(now))
+    with pytest.raises(SystemExit):
+        Walk(tmp_path / "walk.pt").run(stop_behind=4)
+    next(now), next(now)
+    Walk(tmp_path / "walk.pt").run()
+    assert "12 steps in 12 minutes" in capsys.readouterr().out
 
 
 def test_the_rate_warms_up_stays_and_declines() -> None:

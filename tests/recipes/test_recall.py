@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from recipes.nano.next.asked import CLOCK_SIZES
-from recipes.nano.next.batch import Lesson, Loudness, join
-from recipes.nano.next.courses import worded_features
-from recipes.nano.next.decoder import run
-from recipes.nano.next.lessons import LessonMaker
-from recipes.nano.next.losses import lesson_loss
-from recipes.nano.next.recall import (
+from recipes.nano.retrieving.asked import CLOCK_SIZES
+from recipes.nano.retrieving.batch import Lesson, Loudness, join
+from recipes.nano.retrieving.courses import worded_features
+from recipes.nano.retrieving.decoder import run
+from recipes.nano.retrieving.lessons import LessonMaker
+from recipes.nano.retrieving.losses import lesson_loss
+from recipes.nano.retrieving.recall import (
     READS,
     SAID,
     effects_of,
@@ -23,11 +23,11 @@ from recipes.nano.next.recall import (
     passed_on,
     told_apart,
 )
-from recipes.nano.next.shape import HEAD_DIM, HEADS, HIDDEN, LAYERS
-from recipes.nano.next.span_courses import draw_spans
-from recipes.nano.next.span_lessons import SpanLessons
-from recipes.nano.next.tokenizer import build
-from recipes.nano.next.trainer import MEAN_OF, Trainer, grown, learnt, new_trainer
+from recipes.nano.retrieving.span_courses import draw_spans
+from recipes.nano.retrieving.span_lessons import SpanLessons
+from recipes.nano.retrieving.trainer import MEAN_OF, Trainer, grown, learnt, new_trainer
+from recipes.nano.shape import HEAD_DIM, HEADS, HIDDEN, LAYERS
+from recipes.nano.tokenizer import build
 
 TOKENIZER = build()
 

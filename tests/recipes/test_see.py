@@ -1,4 +1,4 @@
-"""The next nano's pictures: what they tell is true, and so is what a tower is told by them."""
+"""Pictures: what they tell is true, and so is what a tower is told by them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from pipeline.lettering import ALPHABET
+from pipeline.lettering import ALPHABET, Look, blend, write_code
 from recipes.nano.codes import class_codes, ground_code, letter_codes
-from recipes.nano.next.drawn import DrawnAhead
-from recipes.nano.next.pictures import draw_pictures
-from recipes.nano.next.see import draw as draw_batch
-from recipes.nano.next.see import letter_scores, strayed, wanted_features
+from recipes.nano.drawn import DrawnAhead
+from recipes.nano.seeing.pictures import add_clutter, as_seen, draw_pictures, hard_look
+from recipes.nano.seeing.see import draw as draw_batch
+from recipes.nano.seeing.see import letter_scores, strayed, wanted_features
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -71,3 +72,36 @@ def test_pictures_and_what_they_should_give() -> None:
     assert torch.equal(scores[home].argmax(-1), pictures.letters[home])
     assert scores[~home].abs().max() < 1e-4
     assert scores.shape[-1] == len(ALPHABET)
+
+
+@pytest.mark.parametrize("has_plate", [True, False])
+def test_a_code_written_finer_and_shrunk_looks_like_a_frame_that_is_shrunk(has_plate: bool) -> None:
+    look = Look("sans", 1, has_plate=has_plate, ink=(250, 240, 230), plate=(10, 20, 30))
+    written = write_code("KXY", look, 60.0)
+    frame = np.full((90, 240, 3), 120, dtype=np.float32)
+    blend(frame, written, 120, 45)
+    small = np.full((30, 80, 3), 120, dtype=np.float32)
+    shrunk = as_seen(written, 3.0)
+    blend(small, shrunk, 40, 15)
+    channels = [Image.fromarray(np.ascontiguousarray(frame[..., i])) for i in range(3)]
+    seen = np.stack([own.resize((80, 30), Image.Resampling.BILINEAR) for own in channels], -1)
+    assert np.abs(small - seen).mean() < 4
+    assert abs(shrunk.letters_x[1] - written.letters_x[1] / 3) < 1e-6
+    assert as_seen(written, 1.0) is written
+
+
+def test_hard_looks_come_more_often_than_in_videos() -> None:
+    rng = np.random.default_rng(0)
+    looks = [hard_look(rng) for _ in range(2000)]
+    assert sum(not look.has_plate for look in looks) / 2000 == pytest.approx(0.61, abs=0.03)
+    assert sum(look.weight == 0 for look in looks) / 2000 == pytest.approx(0.25, abs=0.03)
+
+
+def test_clutter_is_dull_in_both_frames_and_never_passes_for_a_thing() -> None:
+    pair = np.full((2, 96, 128, 3), 100, dtype=np.float32)
+    add_clutter(pair, np.random.default_rng(2))
+    changed = (pair != 100).any(-1)
+    assert changed[0].mean() > 0.05
+    assert changed[1].mean() == pytest.approx(changed[0].mean(), abs=0.02)
+    assert pair.min() >= 17
+    assert pair.max() <= 198

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from recipes.nano.codes import CODE_NORM, class_codes, ground_code
-from recipes.nano.next import courses
-from recipes.nano.next.asked import NO_HUNDREDS, clock_classes
-from recipes.nano.next.courses import worded_features
-from recipes.nano.next.groups import group_of, part_of
-from recipes.nano.next.span_courses import APART, FAR, draw_spans
+from recipes.nano.retrieving import courses
+from recipes.nano.retrieving.asked import NO_HUNDREDS, clock_classes
+from recipes.nano.retrieving.courses import worded_features
+from recipes.nano.retrieving.groups import group_of, part_of
+from recipes.nano.retrieving.span_courses import APART, FAR, draw_spans
 
 SEEDS = range(12)
 

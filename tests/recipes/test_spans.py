@@ -9,16 +9,15 @@ import json
 import numpy as np
 import pytest
 
-from recipes.nano.codes import class_codes, ground_code
-from recipes.nano.next.asked import NO_HUNDREDS, clock_flags
-from recipes.nano.next.batch import Loudness, join
-from recipes.nano.next.courses import draw_course, worded_features
-from recipes.nano.next.groups import GROUPS, group_of, part_of
-from recipes.nano.next.lessons import LessonMaker
-from recipes.nano.next.losses import lesson_loss
-from recipes.nano.next.plan import Sizes, draw_span_lesson
-from recipes.nano.next.shape import HEADS, ID, LAYERS
-from recipes.nano.next.sheet import (
+from recipes.nano.codes import CLASSES, class_codes, ground_code
+from recipes.nano.retrieving.asked import NO_HUNDREDS, clock_flags
+from recipes.nano.retrieving.batch import Loudness, join
+from recipes.nano.retrieving.courses import draw_course, worded_features
+from recipes.nano.retrieving.groups import GROUPS, group_of, part_of
+from recipes.nano.retrieving.lessons import LessonMaker
+from recipes.nano.retrieving.losses import lesson_loss
+from recipes.nano.retrieving.plan import Sizes, draw_span_lesson
+from recipes.nano.retrieving.sheet import (
     CHANGED,
     COMING,
     GOING,
@@ -28,14 +27,14 @@ from recipes.nano.next.sheet import (
     SEEN,
     Sheet,
 )
-from recipes.nano.next.span_courses import SpanCourse, draw_spans
-from recipes.nano.next.span_lessons import (
+from recipes.nano.retrieving.span_courses import SpanCourse, draw_spans
+from recipes.nano.retrieving.span_lessons import (
     HEAD_OF,
     SpanLessons,
 )
-from recipes.nano.next.tokenizer import SPAN_END, build
-from recipes.nano.next.trainer import new_trainer
-from recipes.nano.pictures import CLASSES
+from recipes.nano.retrieving.trainer import new_trainer
+from recipes.nano.shape import HEADS, ID, LAYERS
+from recipes.nano.tokenizer import SPAN_END, build
 from schemas.time import timestamp_text
 
 TOKENIZER = build()

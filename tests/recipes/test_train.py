@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from recipes.nano.next import export, train
-from recipes.nano.next.export import DECODERS, READERS
-from recipes.nano.next.shape import CHECKPOINT
-from recipes.nano.next.train import READING, RETRIEVING, Step, run_chain
+from recipes.nano import export, train
+from recipes.nano.export import DECODERS, READERS
+from recipes.nano.shape import CHECKPOINT
+from recipes.nano.train import READING, RETRIEVING, Step, run_chain
 
 
 def names_of(step: Step) -> argparse.Namespace:

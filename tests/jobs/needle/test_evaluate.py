@@ -37,7 +37,7 @@ from schemas.needle import read_needle
 from schemas.plan import VideoPlan
 
 TINY: dict[str, Any] = {
-    "model": {"name": "nano-read"},
+    "model": {"name": "nano"},
     "lengths": ["700", "60 frames"],
     "depths": 2,
     "fps": 4,

@@ -1,0 +1,1 @@
+"""What a decoder learns: what was asked for, and when it was."""

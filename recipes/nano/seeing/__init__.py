@@ -1,0 +1,1 @@
+"""What a tower learns: things and codes at the tokens that show them."""
