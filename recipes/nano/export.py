@@ -18,8 +18,9 @@ from recipes.nano.shape import CHECKPOINT, CONTEXT, ID, published
 
 READERS, DECODERS = ("reader2.pt", "reader3.pt"), ("spans3.pt",)
 """Runs whose mean is written: of readers and of decoders."""
-ADVICE = {"fps": 2.0, "pair_tokens": 144, "context_tokens": CONTEXT}
-"""What a job gets where it is silent."""
+ADVICE = {"fps": 2.0, "pair_tokens": 24, "context_tokens": CONTEXT}
+"""What a job gets where it is silent: the most frames that it takes by itself, 2,048, are 32.7K
+tokens then, and in up to 32K spans were learnt."""
 
 
 def main() -> None:
