@@ -14,7 +14,7 @@ from torch import Tensor
 from recipes.nano import tokenizer as tokenizer_step
 from recipes.nano.retrieving.trainer import decoder_of
 from recipes.nano.seeing.see import tower_of
-from recipes.nano.shape import CHECKPOINT, CONTEXT, ID, published
+from recipes.nano.shape import CHECKPOINT, CONTEXT, ID, count_parts, published
 
 READERS, DECODERS = ("reader2.pt", "reader3.pt"), ("spans3.pt",)
 """Runs whose mean is written: of readers and of decoders."""
@@ -39,7 +39,7 @@ def main() -> None:
     options = parser.parse_args()
     text = _mean([decoder_of(name) for name in options.decoders.split(",")])
     visual = _mean([tower_of(name) for name in options.readers.split(",")])
-    settings = published(_count(text, "layers"), _count(visual, "blocks"))
+    settings = published(count_parts(text, "layers"), count_parts(visual, "blocks"))
     tokenizer_step.save(options.folder)
     parts = (("model.language_model.", text), ("model.visual.", visual))
     weights = {prefix + name: weight for prefix, part in parts for name, weight in part.items()}
@@ -77,11 +77,6 @@ def _write(weights: dict[str, Tensor], folder: Path, settings: dict[str, Any]) -
         ("video_preprocessor_config.json", _preprocessor()),
     ):
         (folder / name).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-
-
-def _count(weights: dict[str, Tensor], parts: str) -> int:
-    """How many layers or blocks there are."""
-    return 1 + max(int(name.split(".")[1]) for name in weights if name.startswith(f"{parts}."))
 
 
 def _mean(runs: list[dict[str, Tensor]]) -> dict[str, Tensor]:

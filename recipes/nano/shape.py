@@ -113,6 +113,11 @@ def published(layers: int, depth: int) -> dict[str, Any]:
     return settings
 
 
+def count_parts(weights: dict[str, Tensor], name: str) -> int:
+    """How many `layers` a decoder or `blocks` a tower has."""
+    return 1 + max(int(own.split(".")[1]) for own in weights if own.startswith(f"{name}."))
+
+
 def published_part(prefix: str) -> dict[str, Tensor]:
     """Weights of the checkpoint in use whose names begin with `prefix`, without it."""
     weights = load_file(CHECKPOINT / "model.safetensors")

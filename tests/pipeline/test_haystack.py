@@ -21,10 +21,11 @@ from pipeline.haystack import (
     write_haystack,
 )
 from pipeline.probe import probe
-from pipeline.scenes import Scene, draw_frame, random_scene
+from pipeline.scenes import Scene, draw_frame
 from sample_media.generate import HERE
 from schemas.errors import InputError, InvariantError, ResourceError
 from schemas.media import RgbArray, VideoSource
+from tests.pipeline.random_scenes import random_scene
 
 FORM = HaystackForm(96, 64, 8)
 

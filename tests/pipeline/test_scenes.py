@@ -13,9 +13,9 @@ from pipeline.scenes import (
     Track,
     centre_of,
     draw_frame,
-    random_scene,
     spans_of,
 )
+from tests.pipeline.random_scenes import random_scene
 
 
 def single(colour: str, shape: str, background: str = "gradient") -> Scene:

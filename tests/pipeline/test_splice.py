@@ -15,10 +15,10 @@ from pipeline.art import Art, CardArt, ClipArt, CodeArt
 from pipeline.footage import decode_frames
 from pipeline.haystack import HaystackForm, drawn_frames, write_haystack
 from pipeline.probe import probe
-from pipeline.scenes import random_scene
 from pipeline.splice import Insertion, Spliced, splice
 from schemas.errors import InvariantError
 from schemas.media import RgbArray, StreamIndex, VideoSource
+from tests.pipeline.random_scenes import random_scene
 
 FORM = HaystackForm(96, 64, 8)
 FRAMES = 61

@@ -24,8 +24,8 @@ from recipes.nano.retrieving.losses import lesson_loss
 from recipes.nano.retrieving.retrieve import whole_answers
 from recipes.nano.retrieving.sheet import LETTERS, NAMED, THING, Sheet
 from recipes.nano.retrieving.trainer import new_trainer
-from recipes.nano.seeing.see import tower
-from recipes.nano.shape import FAR, LAYERS, published_part
+from recipes.nano.seeing.see import new_reader, tower
+from recipes.nano.shape import FAR, LAYERS, count_parts, published_part
 from recipes.nano.tokenizer import ANSWER
 from schemas.job import QuerySpec
 from schemas.time import TimeSpan, timestamp_text
@@ -217,18 +217,23 @@ def test_lessons_run_as_the_library_runs(maker: LessonMaker) -> None:
 
 def test_training_goes_on_from_what_is_published() -> None:
     trainer = new_trainer(0, 1e-3, LAYERS + 1)
+    reader = new_reader(0, 1e-3, depth=count_parts(published_part("model.visual."), "blocks"))
     trainer.begin_as_published()
+    reader.begin_as_published()
     held = {
         f"layers.{layer}.self_attn.{side}_{part}.weight"
         for layer in GAINS
         for side in "qk"
         for part in ("norm", "proj")
     }
-    own = trainer.model.model.language_model.state_dict()
-    published = published_part("model.language_model.")
-    assert own.keys() == published.keys()
-    changed = {name for name in own if not torch.equal(own[name], published[name].float())}
-    assert changed <= held
+    for part, prefix in (
+        (trainer.model.model.language_model, "model.language_model."),
+        (reader.model.model.visual, "model.visual."),
+    ):
+        own, published = part.state_dict(), published_part(prefix)
+        assert own.keys() == published.keys()
+        changed = {name for name in own if not torch.equal(own[name], published[name].float())}
+        assert changed <= held
 
 
 def test_parts_of_the_loss_weigh_as_they_are_told_to(maker: LessonMaker) -> None:

@@ -24,12 +24,12 @@ from recipes.nano.optimizers import Optimizers
 from recipes.nano.progress import Loop, add_shared, rate, saved_run
 from recipes.nano.seeing.pictures import Pictures, draw_pictures
 from recipes.nano.shape import (
-    LAYERS,
     PUBLISHED,
     RUNS,
     VISION_DEPTH,
     VISION_HIDDEN,
     config,
+    count_parts,
     published_part,
 )
 
@@ -39,10 +39,10 @@ SHARP = 12.0
 """How sharply a letter's share in a feature is asked for."""
 
 
-def tower(seed: int, layers: int = LAYERS) -> Qwen3VLForConditionalGeneration:
-    """A new tower under a new decoder. Its DeepStack levels are silent: what a token shows is all
-    on the main level."""
-    model = new_model(seed, config(layers, VISION_DEPTH))
+def tower(seed: int, depth: int = VISION_DEPTH) -> Qwen3VLForConditionalGeneration:
+    """A new tower of so many blocks. Its DeepStack levels are silent: what a token shows is all on
+    the main level."""
+    model = new_model(seed, config(depth=depth))
     for merger in model.model.visual.deepstack_merger_list:
         nn.init.zeros_(merger.linear_fc2.weight)
         nn.init.zeros_(merger.linear_fc2.bias)
@@ -179,8 +179,8 @@ class Reader:
         self.model.model.visual.load_state_dict(published_part("model.visual."))
 
 
-def new_reader(seed: int, lr: float, device: str = "cpu") -> Reader:
-    model, probe = tower(seed), SpellingProbe().to(device)
+def new_reader(seed: int, lr: float, device: str = "cpu", depth: int = VISION_DEPTH) -> Reader:
+    model, probe = tower(seed, depth), SpellingProbe().to(device)
     nn.Module.to(model, device)
     visual = model.model.visual
     visual.deepstack_merger_list.requires_grad_(False)
@@ -219,7 +219,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     RUNS.mkdir(parents=True, exist_ok=True)
-    reader = new_reader(options.seed, options.lr, options.device)
+    depth = count_parts(tower_of(options.begin), "blocks") if options.begin else VISION_DEPTH
+    reader = new_reader(options.seed, options.lr, options.device, depth)
     loop = Loop(RUNS / options.name, options.steps, options.seed, reader.state, reader.load)
     loop.resume(options.begin, reader.begin_as_published)
 
