@@ -47,14 +47,26 @@ RETRIEVING = (
         " --answering 3 --parts 2",
     ),
     Step(
-        "spans_last",
+        "spans_again",
         "retrieving.retrieve",
         "--begin spans2.pt --name spans3.pt --spans 0.4 --steps 5000 --seed 2 --answering 3"
         " --lr 7e-4 --parts 2",
     ),
+    Step(
+        "spans_more",
+        "retrieving.retrieve",
+        "--begin spans3.pt --name spans4.pt --spans 0.5 --steps 7000 --seed 3 --answering 3"
+        " --parts 2",
+    ),
+    Step(
+        "spans_end",
+        "retrieving.retrieve",
+        "--begin spans4.pt --name spans5.pt --spans 0.4 --steps 3000 --seed 4 --answering 3"
+        " --lr 7e-4 --parts 2",
+    ),
 )
 """First codes and things, by a decoder of three layers; then a layer is added for spans, and
-answers weigh more than what is told on the way to them."""
+answers weigh more than what is told on the way to them, while the rate goes up and down."""
 CHAINS = {"reading": READING, "retrieving": RETRIEVING}
 GOING_ON = ("--lr", "1e-3", "--decline", "1.0")
 """Of steps that begin with what another one learnt, where they say nothing else."""
