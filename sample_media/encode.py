@@ -37,7 +37,7 @@ def frames_of(scene: Scene, fps: int) -> Iterable[Frame]:
 
 
 def encode_scene(scene: Scene, path: Path, encoding: Encoding) -> None:
-    """Draw and write one file."""
+    """Draw and write one file, under its name once it is whole."""
     sideways = encoding.turned in (90, 270)
     size = (scene.height, scene.width) if sideways else (scene.width, scene.height)
     pictures = ffmpeg.input(
@@ -48,24 +48,26 @@ def encode_scene(scene: Scene, path: Path, encoding: Encoding) -> None:
         tone = f"sine=frequency=330:duration={scene.duration_s}"
         streams.append(ffmpeg.input(tone, f="lavfi"))
     options = {"pix_fmt": "yuv420p", "loglevel": "error", "threads": 1, **encoding.options}
-    target = path.with_name(f"upright_{path.name}") if encoding.turned else path
-    writer = ffmpeg.output(*streams, str(target), **options).overwrite_output()
-    process = writer.run_async(cmd=FFMPEG, pipe_stdin=True)
-    for frame in frames_of(scene, encoding.fps):
-        stored = np.rot90(frame, k=encoding.turned // 90) if encoding.turned else frame
-        process.stdin.write(np.ascontiguousarray(stored).tobytes())
-    process.stdin.close()
-    if process.wait() != 0:
+    part = path.with_name(f"part_{path.name}")
+    writer = ffmpeg.output(*streams, str(part), **options).overwrite_output()
+    with writer.run_async(cmd=FFMPEG, pipe_stdin=True) as process:
+        for frame in frames_of(scene, encoding.fps):
+            stored = np.rot90(frame, k=encoding.turned // 90) if encoding.turned else frame
+            process.stdin.write(np.ascontiguousarray(stored).tobytes())
+    if process.returncode != 0:
         raise RuntimeError(f"ffmpeg could not write {path.name}")
     if encoding.turned:
-        _flag_turn(target, path, encoding.turned)
+        part = _flag_turn(part, encoding.turned)
+    part.replace(path)
 
 
-def _flag_turn(source: Path, path: Path, turned: int) -> None:
+def _flag_turn(upright: Path, turned: int) -> Path:
+    flagged = upright.with_name(f"turned_{upright.name}")
     # The flag counts anticlockwise.
-    flagged = ffmpeg.input(str(source), display_rotation=360 - turned)
-    flagged.output(str(path), c="copy", loglevel="error").overwrite_output().run(cmd=FFMPEG)
-    source.unlink()
+    source = ffmpeg.input(str(upright), display_rotation=360 - turned)
+    source.output(str(flagged), c="copy", loglevel="error").overwrite_output().run(cmd=FFMPEG)
+    upright.unlink()
+    return flagged
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import pytest
 
 from pipeline.decode import decode_chunk, narrow
 from pipeline.probe import probe
-from pipeline.scenes import draw_frame
+from pipeline.scenes import Frame, Scene, draw_frame
+from sample_media import encode
 from sample_media.generate import EXPECTED, HERE, SAMPLES, check
 from schemas.media import StreamIndex, VideoSource
 from schemas.plan import Chunk, FrameGrid, PatchPair
@@ -37,6 +39,27 @@ def pairs_of(pts: list[int]) -> tuple[PatchPair, ...]:
 def test_the_committed_media_are_those_described() -> None:
     assert check() == []
     assert sum(path.stat().st_size for path in HERE.iterdir() if path.is_file()) < 5_000_000
+
+
+@pytest.mark.parametrize("turned", [0, 90])
+def test_a_file_has_its_name_once_it_is_whole(
+    turned: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames_of = encode.frames_of
+
+    def stopped(scene: Scene, fps: int) -> Iterator[Frame]:
+        yield next(iter(frames_of(scene, fps)))
+        raise KeyboardInterrupt
+
+    scene, path = Scene(1, 96, 64, 2.0, "plain", ()), tmp_path / "scene.mp4"
+    encoding = encode.Encoding(fps=4, turned=turned, options={"vcodec": "libx264"})
+    with monkeypatch.context() as patched:
+        patched.setattr(encode, "frames_of", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            encode.encode_scene(scene, path, encoding)
+    assert not path.exists()
+    encode.encode_scene(scene, path, encoding)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("name", KNOWN)
