@@ -16,7 +16,7 @@ from recipes.nano.retrieving.trainer import decoder_of
 from recipes.nano.seeing.see import tower_of
 from recipes.nano.shape import CHECKPOINT, CONTEXT, ID, count_parts, published
 
-READERS, DECODERS = ("reader2.pt", "reader3.pt"), ("spans5.pt",)
+READERS, DECODERS = ("reader2.pt", "reader3.pt"), ("spans4.pt",)
 """Runs whose mean is written: of readers and of decoders."""
 ADVICE = {"fps": 2.0, "pair_tokens": 24, "context_tokens": CONTEXT}
 """What a job gets where it is silent: the most frames that it takes by itself, 2,048, are 32.7K

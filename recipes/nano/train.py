@@ -58,12 +58,6 @@ RETRIEVING = (
         "--begin spans3.pt --name spans4.pt --spans 0.5 --steps 7000 --seed 3 --answering 3"
         " --parts 2",
     ),
-    Step(
-        "spans_end",
-        "retrieving.retrieve",
-        "--begin spans4.pt --name spans5.pt --spans 0.4 --steps 3000 --seed 4 --answering 3"
-        " --lr 7e-4 --parts 2",
-    ),
 )
 """First codes and things, by a decoder of three layers; then a layer is added for spans, and
 answers weigh more than what is told on the way to them, while the rate goes up and down."""
