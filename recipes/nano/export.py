@@ -12,9 +12,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from recipes.nano import tokenizer as tokenizer_step
+from recipes.nano.retrieving.relink import relinked
 from recipes.nano.retrieving.trainer import decoder_of
 from recipes.nano.seeing.see import tower_of
-from recipes.nano.shape import CHECKPOINT, CONTEXT, ID, count_parts, published
+from recipes.nano.shape import (
+    CHECKPOINT,
+    CONTEXT,
+    ID,
+    LAYERS,
+    PUBLISHED,
+    count_parts,
+    published,
+)
 
 READERS, DECODERS = ("reader2.pt", "reader3.pt"), ("spans4.pt",)
 """Runs whose mean is written: of readers and of decoders."""
@@ -37,7 +46,7 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, default=CHECKPOINT)
     options = parser.parse_args()
-    text = _mean([decoder_of(name) for name in options.decoders.split(",")])
+    text = _mean([_decoder(name) for name in options.decoders.split(",")])
     visual = _mean([tower_of(name) for name in options.readers.split(",")])
     settings = published(count_parts(text, "layers"), count_parts(visual, "blocks"))
     tokenizer_step.save(options.folder)
@@ -45,6 +54,12 @@ def main() -> None:
     weights = {prefix + name: weight for prefix, part in parts for name, weight in part.items()}
     _write(weights, options.folder, settings)
     print(f"wrote {options.folder.name}/", flush=True)
+
+
+def _decoder(name: str) -> dict[str, Tensor]:
+    own = decoder_of(name)
+    has_links = count_parts(own, "layers") > LAYERS
+    return relinked(own) if has_links and name != PUBLISHED else own
 
 
 def _preprocessor() -> dict[str, Any]:
