@@ -9,6 +9,7 @@ import pytest
 
 from recipes.nano import export, train
 from recipes.nano.export import DECODERS, READERS
+from recipes.nano.retrieving import links
 from recipes.nano.shape import CHECKPOINT
 from recipes.nano.train import READING, RETRIEVING, Step, run_chain
 
@@ -72,6 +73,18 @@ def test_both_chains_share_the_cores_and_one_alone_is_not_exported(
         train.main()
     assert ended.value.code == 0
     assert sorted(ran, key=str) == sorted(expected, key=str)
+
+
+def test_what_a_run_handed_on_is_relinked_where_it_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = export.decoder_of("published")
+    monkeypatch.setattr(export, "decoder_of", lambda _: own)
+    made = export._decoder("run.pt")
+    changed = {name for name in own if not made[name].equal(own[name])}
+    heads = f"layers.{links.LAYER}.self_attn."
+    assert changed == {f"{heads}{part}_{what}.weight" for part in "qk" for what in ("proj", "norm")}
+    three = {name: weight for name, weight in own.items() if "layers.3." not in name}
+    monkeypatch.setattr(export, "decoder_of", lambda _: three)
+    assert export._decoder("run.pt") is three
 
 
 def test_what_is_published_is_exported_as_it_is(

@@ -1,5 +1,5 @@
 """How far events of drawn videos of 4K to 32K tokens lie apart, and cosines that tell the last of
-several by it: `python -m recipes.nano.retrieving.distances` prints such a table as `links.COSINES`.
+several by it: `python -m recipes.nano.retrieving.distances` prints `relink.COSINES`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LENGTHS = (8192, 16384, 32768, 32768)
 TEXT = 8
 """Tokens of a pair's time. At two frames a second a pair is one second."""
 OFF = 1.5
-"""What scores are off by, as heads were measured to be."""
+"""What scores are off by: heads were measured to be off by about 1."""
 LARGEST, LEAST, MOST = 100.0, -40.0, 37.5
 """Scores that cosines may add up to, and between which they stay up to `FAR`: what is looked at
 where there is no event scores 45, a thing 95."""

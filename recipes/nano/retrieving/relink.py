@@ -26,7 +26,7 @@ COSINES = {
     12: (18.99, 1.98),
 }
 """As `links.COSINES`. They fall by 80 from 50 to 14,000 positions; where scores are off by 1, 2 or
-4, another event scores more than the last one in 0.3, 1.2 or 5.6 % of the links in drawn videos."""
+4, another event scores more than the last one in 0.3, 1.3 or 5.7 % of the links in drawn videos."""
 _HALF = HEAD_DIM // 2
 
 
