@@ -15,11 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recipes.nano.codes import CLASSES
-from recipes.nano.retrieving import befores, distances, gathers, links
+from recipes.nano.retrieving import befores, gathers, links
 from recipes.nano.retrieving.batch import Lesson, Loudness, join
 from recipes.nano.retrieving.courses import worded_features
 from recipes.nano.retrieving.decoder import Watched, run
-from recipes.nano.retrieving.distances import share_wrong
 from recipes.nano.retrieving.groups import part_of
 from recipes.nano.retrieving.held import GAINS, held_losses, hold_gains
 from recipes.nano.retrieving.lessons import LessonMaker
@@ -78,16 +77,6 @@ def test_the_nearer_of_two_events_is_preferred(own: int, near: int, ratio: float
     query, key = held(own, is_key=False), held(own, is_key=True)
     far = min(round(near * ratio), FARTHEST)
     assert score(query, key, near) > score(query, key, far) + 0.3
-
-
-def test_few_links_are_wrong_where_scores_are_somewhat_off() -> None:
-    sizes, phases = torch.zeros(2, max(links.COSINES) + 1)
-    for number, (size, phase) in links.COSINES.items():
-        sizes[number], phases[number] = size, phase
-    drawn = distances.draw_distances(240)
-    assert share_wrong(sizes, phases, drawn, 1e-3) < 0.01
-    assert share_wrong(sizes, phases, drawn, 2) < 0.025
-    assert share_wrong(0 * sizes, phases, drawn, 2) > 0.4
 
 
 @given(st.integers(1, 40_000))

@@ -99,6 +99,17 @@ def table(cosines: dict[int, tuple[float, float]]) -> tuple[Tensor, Tensor]:
     return sizes, phases
 
 
+@pytest.mark.parametrize("cosines", [links.COSINES, COSINES])
+def test_few_links_are_wrong_where_scores_are_somewhat_off(
+    cosines: dict[int, tuple[float, float]],
+) -> None:
+    sizes, phases = table(cosines)
+    drawn = distances.draw_distances(240)
+    assert distances.share_wrong(sizes, phases, drawn, 1e-3) < 0.01
+    assert distances.share_wrong(sizes, phases, drawn, 2) < 0.025
+    assert distances.share_wrong(0 * sizes, phases, drawn, 2) > 0.4
+
+
 def test_fewer_links_go_wrong_than_by_what_lessons_tell() -> None:
     drawn = distances.draw_distances(160)
     for off in (0.5, 1.0, 1.5):
