@@ -50,10 +50,14 @@ def encode_scene(scene: Scene, path: Path, encoding: Encoding) -> None:
     options = {"pix_fmt": "yuv420p", "loglevel": "error", "threads": 1, **encoding.options}
     part = path.with_name(f"part_{path.name}")
     writer = ffmpeg.output(*streams, str(part), **options).overwrite_output()
-    with writer.run_async(cmd=FFMPEG, pipe_stdin=True) as process:
+    process = writer.run_async(cmd=FFMPEG, pipe_stdin=True)
+    try:
         for frame in frames_of(scene, encoding.fps):
             stored = np.rot90(frame, k=encoding.turned // 90) if encoding.turned else frame
             process.stdin.write(np.ascontiguousarray(stored).tobytes())
+    finally:
+        # Behind Ctrl-C too, where `with` would wait for a quarter of a second.
+        process.communicate()
     if process.returncode != 0:
         raise RuntimeError(f"ffmpeg could not write {path.name}")
     if encoding.turned:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -41,25 +42,38 @@ def test_the_committed_media_are_those_described() -> None:
     assert sum(path.stat().st_size for path in HERE.iterdir() if path.is_file()) < 5_000_000
 
 
+SCENE = Scene(1, 96, 64, 2.0, "plain", ())
+
+
+def stopped(scene: Scene, _: int) -> Iterator[Frame]:
+    yield draw_frame(scene, 0.0)
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("turned", [0, 90])
 def test_a_file_has_its_name_once_it_is_whole(
     turned: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    frames_of = encode.frames_of
-
-    def stopped(scene: Scene, fps: int) -> Iterator[Frame]:
-        yield next(iter(frames_of(scene, fps)))
-        raise KeyboardInterrupt
-
-    scene, path = Scene(1, 96, 64, 2.0, "plain", ()), tmp_path / "scene.mp4"
+    path = tmp_path / "scene.mp4"
     encoding = encode.Encoding(fps=4, turned=turned, options={"vcodec": "libx264"})
     with monkeypatch.context() as patched:
         patched.setattr(encode, "frames_of", stopped)
         with pytest.raises(KeyboardInterrupt):
-            encode.encode_scene(scene, path, encoding)
+            encode.encode_scene(SCENE, path, encoding)
     assert not path.exists()
-    encode.encode_scene(scene, path, encoding)
+    encode.encode_scene(SCENE, path, encoding)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_stop_waits_for_what_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, ended = tmp_path / "slow", tmp_path / "ended"
+    slow.write_text(f"#!/bin/sh\ncat > {os.devnull}\nsleep 1\ntouch '{ended}'\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(encode, "FFMPEG", str(slow))
+    monkeypatch.setattr(encode, "frames_of", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        encode.encode_scene(SCENE, tmp_path / "scene.mp4", encode.Encoding(fps=4))
+    assert ended.exists()
 
 
 @pytest.mark.parametrize("name", KNOWN)
