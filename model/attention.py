@@ -5,7 +5,7 @@ to block, so there is no mask tensor, no repeated key and no score matrix. Query
 key head are rows of one product. Softmax and sums are float32.
 
 Three ways through a segment, the fastest exact one that fits it: the fused kernel for pairs
-(`model.fused`), torch's own flash kernels on a GPU (`model.flash`), plain products elsewhere.
+(`model.fused`), torch's own flash kernels (`model.flash`), plain products where neither fits.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def attend_apart(queries: Tensor, keys: Tensor, values: Tensor, scale: float) ->
 
 
 def _add_blocks(running: Running, queries: Tensor, view: View, group: int) -> None:
-    """The plain way, in float32: one block of keys × one tile of rows at a time. A CPU that has no
-    bfloat16 products gains nothing from narrower ones."""
+    """The plain way, in float32: one block of keys × one tile of rows at a time. Its products are
+    the same on every device; narrower ones gain nothing on a CPU that acts them out."""
     segment, limit, rows = view.segment, view.limit, view.rows(group)
     for first in range(0, segment.count, ATTENTION_KEYS):
         stop = min(segment.count, first + ATTENTION_KEYS)

@@ -63,7 +63,7 @@ def load_model(
 def list_devices() -> list[str]:
     """Devices that torch can use here, by name, and how the CPU would attend."""
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    kernel = "fused attention" if runs_here() else "plain attention, no AVX-512 BF16"
+    kernel = "fused attention" if runs_here() else "torch's attention, no AVX-512 BF16"
     return [*names, f"cpu ({torch.get_num_threads()} threads, {kernel})"]
 
 

@@ -1,7 +1,8 @@
-"""torch's fused attention as one step of an unfinished softmax: for GPUs, in half precision.
+"""torch's fused attention as one step of an unfinished softmax: on GPUs, and on CPUs without a
+kernel of ours.
 
 The library's function gives no log-sum-exp; the operators beneath it do, and with it a segment can
-be merged with what was seen before. Exact; the same code runs over the CPU's operator in the tests.
+be merged with what was seen before. Exact.
 """
 
 from __future__ import annotations
@@ -14,20 +15,31 @@ from torch import Tensor
 from model.running import Running
 from model.segments import View
 
-_CODES_AT_ONCE = 65_536
-"""Tokens of an int8 segment that are widened at a time."""
+_WIDENED_ON_GPU, _WIDENED_ON_CPU = 65_536, 2048
+"""Tokens of a segment in another dtype that are widened at a time."""
+_ROWS_ON_CPU = 2048
+"""Query rows that go over the keys at once: what merging them takes is what `model.memory` reckons
+for a tile, and fewer are slower."""
 
 Operator = Callable[[Tensor, Tensor, Tensor, bool, float], tuple[Tensor, Tensor]]
 """(1, heads, n, dim) queries, keys, values, causal, scale → output, log-sum-exp (1, heads, n)."""
 
 
 def takes_flash(queries: Tensor) -> bool:
-    """Whether these queries are ones that the GPU's operators take."""
-    return queries.is_cuda and queries.dtype in (torch.bfloat16, torch.float16)
+    """Whether torch has an operator that is faster than plain products for these queries (kv heads,
+    rows, dim)."""
+    if queries.is_cuda:
+        return queries.dtype in (torch.bfloat16, torch.float16)
+    if queries.device.type != "cpu" or queries.dtype is torch.float16:
+        return False
+    # Only MKL multiplies bfloat16 at float32's rate where the CPU has no such products; a row alone
+    # takes it twice as long as plain products.
+    has_mkl = bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]
+    return queries.dtype is torch.float32 or (has_mkl and queries.shape[1] > 1)
 
 
 def operator_for(device: torch.device) -> Operator:
-    """The fastest exact operator: cuDNN's from Hopper on, FlashAttention before, the CPU's here."""
+    """The fastest exact operator: cuDNN's from Hopper on, FlashAttention before, the CPU's."""
     if device.type != "cuda":
         return _cpu
     return _cudnn if torch.cuda.get_device_capability(device) >= (9, 0) else _flash
@@ -56,10 +68,20 @@ def _cpu(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[T
 
 def add_flash(running: Running, queries: Tensor, view: View, group: int) -> None:
     """Let a view's rows of `queries` (kv heads, rows, dim) see its segment in rows."""
+    tokens = view.stop - view.start if queries.is_cuda else max(1, _ROWS_ON_CPU // group)
+    for start in range(view.start, view.stop, tokens):
+        limit = None if view.limit is None else view.limit + start - view.start
+        stop = min(view.stop, start + tokens)
+        _add_tile(running, queries, View(start, stop, view.segment, limit), group)
+
+
+def _add_tile(running: Running, queries: Tensor, view: View, group: int) -> None:
     segment, limit, rows = view.segment, view.limit, view.rows(group)
     operator = operator_for(queries.device)
     shared = segment.count if limit is None else min(segment.count, max(0, limit - 1))
-    step = segment.count if segment.key_scales is None else _CODES_AT_ONCE
+    step = _WIDENED_ON_GPU if queries.is_cuda else _WIDENED_ON_CPU
+    if segment.keys.dtype is queries.dtype:
+        step = max(1, shared)
     for first in range(0, shared, step):
         keys, values = segment.plain(first, min(shared, first + step), queries.dtype)
         _merge(running, rows, operator, (queries[:, rows], keys, values))

@@ -102,7 +102,7 @@ def _vision_bytes(spec: CheckpointSpec, dtype: str) -> int:
 
 def _layer_bytes(spec: CheckpointSpec, dtype: str) -> int:
     """The widest moment of a slice: in attention (with sums in float32), in the MLP, in a norm; and
-    a tile of scores where the plain way is taken."""
+    a tile of scores, or of unfinished sums, where the fused kernel is not taken."""
     t, size = spec.text, DTYPE_BYTES[dtype]
     wide = max(3 * t.ffn, t.experts_used * (3 * t.expert_ffn + 2 * t.hidden) if t.experts else 0)
     heads = t.heads * t.head_dim
@@ -111,5 +111,5 @@ def _layer_bytes(spec: CheckpointSpec, dtype: str) -> int:
         (3 * t.hidden + wide) * size,
         2 * t.hidden * (size + 4),
     )
-    tile = 2 * 4 * t.kv_heads * ATTENTION_ROWS * ATTENTION_KEYS if size == 4 else 0
+    tile = 2 * 4 * t.kv_heads * ATTENTION_ROWS * ATTENTION_KEYS
     return slice_tokens(spec, dtype) * token + tile

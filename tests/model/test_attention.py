@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from model import attention, fused
+from model import attention, flash, fused
 from model.attention import attend, attend_apart
 from model.quantise import quantise_keys, quantise_values
 from model.running import Running
@@ -70,6 +70,7 @@ def cut(
 def test_blocks_equal_one_softmax(
     monkeypatch: pytest.MonkeyPatch, block: int, past: int, count: int, kv_heads: int
 ) -> None:
+    monkeypatch.setattr(attention, "takes_flash", lambda _queries: False)
     monkeypatch.setattr(attention, "ATTENTION_KEYS", block)
     monkeypatch.setattr(attention, "ATTENTION_ROWS", max(1, block // 2))
     queries = random(4, count, 8, seed=1)
@@ -167,12 +168,14 @@ def test_codes_attend_like_the_numbers_they_stand_for(layout: Layout, dim: int) 
 
 @pytest.mark.parametrize(("past", "count"), [(0, 40), (70, 40), (70, 1), (128, 100)])
 @pytest.mark.parametrize("group", [1, 3])
+@pytest.mark.parametrize("rows", [1, 16, 2048])
 def test_flash_equals_one_softmax(
-    monkeypatch: pytest.MonkeyPatch, past: int, count: int, group: int
+    monkeypatch: pytest.MonkeyPatch, past: int, count: int, group: int, rows: int
 ) -> None:
-    """The way through a GPU's operators, over the CPU's own, which has the same face."""
-    monkeypatch.setattr(attention, "takes_flash", lambda _queries: True)
+    """The way through torch's operators, over the CPU's, which has the same face as a GPU's."""
+    monkeypatch.setattr(flash, "_ROWS_ON_CPU", rows)
     queries = random(2 * group, count, 32, seed=1)
+    assert flash.takes_flash(queries)
     keys, values = (random(2, past + count, 32, seed=n) for n in (2, 3))
     got = attend(queries, cut("rows", keys, values, count, [past] if past else []), 2, 0.2)
     assert (got.double() - plain(queries, keys, values, 0.2)).abs().max() <= 1e-5
@@ -180,11 +183,12 @@ def test_flash_equals_one_softmax(
     assert (whole - got).abs().max() <= 1e-5
 
 
+@pytest.mark.parametrize("rows", [16, 2048])
 def test_flash_where_a_segment_ends_or_begins_among_the_queries(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
     """As int8 has it: whole blocks end inside or before a chunk; the rest is another segment."""
-    monkeypatch.setattr(attention, "takes_flash", lambda _queries: True)
+    monkeypatch.setattr(flash, "_ROWS_ON_CPU", rows)
     keys, values = random(2, 100, 32, seed=2), random(2, 100, 32, seed=3)
     first = segment("rows", keys[:, :64], values[:, :64])
     rest = segment("rows", keys[:, 64:], values[:, 64:])
@@ -194,6 +198,35 @@ def test_flash_where_a_segment_ends_or_begins_among_the_queries(
         views = [View(0, count, first, limit), View(0, count, rest, limit - 64)]
         got = attend(queries, views, 2, 0.2)
         assert (got.double() - plain(queries, keys, values, 0.2)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("widened", [7, 2048])
+def test_flash_over_keys_of_another_dtype(monkeypatch: pytest.MonkeyPatch, widened: int) -> None:
+    """They are widened a stretch at a time: what the whole would take is not reckoned."""
+    monkeypatch.setattr(flash, "_WIDENED_ON_CPU", widened)
+    queries = random(4, 20, 32, seed=1)
+    keys, values = (random(2, 90, 32, seed=n).bfloat16() for n in (2, 3))
+    got = attend(queries, cut("rows", keys, values, 20, [50]), 2, 0.2)
+    assert (got.double() - plain(queries, keys, values, 0.2)).abs().max() <= 1e-5
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="flash in bfloat16 is MKL's")
+def test_flash_in_bfloat16_is_off_by_rounding() -> None:
+    for heads, kv_heads, past, count in ((4, 2, 0, 1), (3, 1, 700, 5), (8, 2, 130, 200)):
+        queries = random(heads, count, 64, seed=1).bfloat16()
+        keys = random(kv_heads, past + count, 64, seed=2).bfloat16() * 2
+        values = random(kv_heads, past + count, 64, seed=3).bfloat16()
+        folded = queries.view(kv_heads, -1, 64)
+        assert flash.takes_flash(folded)
+        got = attend(queries, cut("rows", keys, values, count, []), kv_heads, 0.125).double()
+        expected = plain(queries, keys, values, 0.125)
+        assert (got - expected).norm() <= 4e-3 * expected.norm()
+        assert (got - expected).abs().max() <= 0.02 * expected.abs().max()
+
+
+def test_a_row_alone_in_bfloat16_takes_plain_products() -> None:
+    assert not flash.takes_flash(random(8, 1, 64, seed=1).bfloat16())
+    assert not flash.takes_flash(random(8, 9, 64, seed=1).half())
 
 
 def test_gpu_operators_take_what_they_are_given() -> None:

@@ -174,11 +174,12 @@ def test_bfloat16_cache_under_float32_layers(case: Case) -> None:
     assert (got - expected).abs().max() <= 0.05 * expected.abs().max()
 
 
-def test_through_a_gpus_operators_the_logits_are_the_same(
-    case: Case, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_flash", [True, False])
+def test_through_torchs_operators_or_plain_products_the_logits_are_the_same(
+    case: Case, monkeypatch: pytest.MonkeyPatch, is_flash: bool
 ) -> None:
-    """The whole decoder over the operators that give a log-sum-exp, here the CPU's own."""
-    monkeypatch.setattr(attention, "takes_flash", lambda _queries: True)
+    """The whole decoder over the operators that give a log-sum-exp, here the CPU's, or without."""
+    monkeypatch.setattr(attention, "takes_flash", lambda _queries: is_flash)
     expected = case.expected()
     for step in (1, 7, len(case.ids)):
         got = case.logits([case.prefix, case.video, case.question], step, case.cache())
