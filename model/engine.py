@@ -9,7 +9,7 @@ import torch
 from model.calibration import pair_seconds
 from model.devices import compute_devices, free_on
 from model.facts import Checkpoint, load_checkpoint
-from model.fused import runs_here
+from model.fused import has_bf16, runs_here
 from model.generate import GrammarTable
 from model.kv_cache import CacheForm, KvCache
 from model.memory import RUNTIME_BYTES, slice_tokens
@@ -63,7 +63,8 @@ def load_model(
 def list_devices() -> list[str]:
     """Devices that torch can use here, by name, and how the CPU would attend."""
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    kernel = "fused attention" if runs_here() else "torch's attention, no AVX-512 BF16"
+    products = "bfloat16" if has_bf16() else "float32, no AVX-512 BF16"
+    kernel = f"fused attention in {products}" if runs_here() else "torch's attention, no AVX2"
     return [*names, f"cpu ({torch.get_num_threads()} threads, {kernel})"]
 
 

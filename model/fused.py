@@ -1,8 +1,8 @@
 """The fused attention kernel at work: compiled once per head dimension, run on torch's own threads.
 
-Promises what `model.attention` does block by block, at the speed of the bf16 products: a softmax
-that goes on (`Running`) over one more segment of a cache in pairs. CPUs without AVX-512 BF16 never
-come here.
+Promises what `model.attention` does block by block, at the speed of the CPU's products: a softmax
+that goes on (`Running`) over one more segment of a cache in pairs. Products are bf16's where there
+is AVX-512 BF16 and float32's where there is AVX2; other CPUs never come here.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import llvmlite.binding as llvm
 import torch
 from torch import Tensor
 
-from model.fused_ir import BLOCK, ROWS, Arg, FusedKernel
+from model.fused_ir import BF16_TILE, BLOCK, FLOAT_TILE, Arg, FusedKernel, Tile
 from model.running import Running
 from model.segments import Segment, View
 
-_NEEDED = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16")
+_BF16 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16")
+_FLOATS = ("avx2", "fma")
 TASK_ROWS = 384
 """Rows of one task: their sums and one block of keys and values stay in the second-level cache."""
 PART_KEYS = 4096
@@ -33,14 +34,27 @@ ALONE = 4096
 """Query rows × keys below which one thread does it all."""
 
 
-@lru_cache(maxsize=1)
-def runs_here() -> bool:
-    """Whether this machine's CPU has what the kernel is written for."""
+@lru_cache(maxsize=2)
+def _has(needed: tuple[str, ...]) -> bool:
     try:
         found = llvm.get_host_cpu_features()
     except RuntimeError:
         return False
-    return all(found.get(name, False) for name in _NEEDED)
+    return all(found.get(name, False) for name in needed)
+
+
+def runs_here() -> bool:
+    """Whether this machine's CPU has what the kernel is written for, AVX2 at least."""
+    return has_bf16() or _has(_FLOATS)
+
+
+def has_bf16() -> bool:
+    """Whether the kernel multiplies in bf16 here."""
+    return _has(_BF16)
+
+
+def _tile() -> Tile:
+    return BF16_TILE if has_bf16() else FLOAT_TILE
 
 
 def takes(head_dim: int) -> bool:
@@ -54,10 +68,11 @@ _WORKER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 class _Compiled:
     """Machine code of one kernel; lives as long as the process."""
 
-    def __init__(self, dim: int, height: int, *, int8: bool) -> None:
+    def __init__(self, dim: int, height: int, *, int8: bool, bf16: bool) -> None:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
-        module = llvm.parse_assembly(FusedKernel(dim, int8=int8, height=height, block=BLOCK).text())
+        kernel = FusedKernel(dim, int8=int8, has_bf16=bf16, height=height, block=BLOCK)
+        module = llvm.parse_assembly(kernel.text())
         module.verify()
         features = llvm.get_host_cpu_features().flatten()
         target = llvm.Target.from_default_triple().create_target_machine(
@@ -75,8 +90,8 @@ class _Compiled:
 
 
 @lru_cache(maxsize=16)
-def _compiled(dim: int, height: int, int8: bool) -> _Compiled:
-    return _Compiled(dim, height, int8=int8)
+def _compiled(dim: int, height: int, int8: bool, bf16: bool) -> _Compiled:
+    return _Compiled(dim, height, int8=int8, bf16=bf16)
 
 
 @lru_cache(maxsize=1)
@@ -122,7 +137,8 @@ def add_fused(running: Running, queries: Tensor, view: View, group: int) -> None
     state, first = running, rows.start
     if parts > 1:
         state, first = Running.start(queries[:, rows], running.scale, parts), 0
-    task_rows = min(TASK_ROWS, _up(_ceil(count * segment.kv_heads, threads), ROWS))
+    tile_rows = _tile().rows
+    task_rows = min(TASK_ROWS, _up(_ceil(count * segment.kv_heads, threads), tile_rows))
     state_rows = state.peak.shape[1]
     values = {
         Arg.COUNTER: 0,
@@ -146,8 +162,8 @@ def add_fused(running: Running, queries: Tensor, view: View, group: int) -> None
     }
     arguments = (ctypes.c_int64 * len(Arg))(*(values[arg] for arg in Arg))
     # A decoded token has a row or a few per head: a whole tile would mostly multiply for nobody.
-    height = min(ROWS, _up(count, 2))
-    kernel = _compiled(dim, height, segment.key_scales is not None)
+    height = min(tile_rows, _up(count, 2))
+    kernel = _compiled(dim, height, segment.key_scales is not None, has_bf16())
     # Waking a thread takes longer than a fork's own few keys.
     _run(kernel, arguments, 1 if count * segment.count < ALONE else threads)
     if parts > 1:

@@ -1,9 +1,14 @@
 """The fused attention kernel as LLVM IR: scores, softmax and weighted values of one task at a time.
 
-Written once as instructions for CPUs with AVX-512 BF16 and compiled in memory (`model.fused`), so
-that an installation needs no compiler. bf16 products with float32 sums (`vdpbf16ps`); six query
-rows × 64 keys of scores live in registers, 512 keys of them in the first-level cache, and the
-exponential is a degree-4 polynomial: relative error 4e-6, a thousandth of bf16's own.
+Written once for vectors of sixteen numbers and compiled in memory (`model.fused`), so that an
+installation needs no compiler. bf16 products with float32 sums (`vdpbf16ps`, or two of float32); a
+few query rows × 64 keys of scores live in registers (`Tile`), 512 keys of them in the first-level
+cache, and the exponential is a degree-4 polynomial: relative error 4e-6, a thousandth of bf16's.
+
+The first block of keys is seen first, then from the last to the second: heads look near them, or at
+the first token where there is nothing to look at, so a row knows early what the rest has to be
+beside. Where all scores of a tile lie `NEGLIGIBLE` below what its rows have seen, exponentials and
+second product are left out: exact, since a million such keys weigh 1e-6 of a row together.
 
 Layout of what it reads (`model.layout`): pairs of numbers that `vdpbf16ps` multiplies lie together.
 
@@ -13,7 +18,7 @@ Layout of what it reads (`model.layout`): pairs of numbers that `vdpbf16ps` mult
 from __future__ import annotations
 
 from enum import IntEnum, auto
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 
@@ -33,12 +38,27 @@ from model.ir_words import (
 )
 from model.running import Running
 
-ROWS = 6
-"""Query rows of one register tile: 6 × 4 vectors of scores and 5 operands fill 32 registers."""
 TILE = 64
-"""Keys of one register tile, and of one block of the cache."""
+"""Keys of one tile of scores, and of one block of the cache."""
 BLOCK = 512
 """Keys whose scores are kept between the two products."""
+NEGLIGIBLE = 40.0
+"""Powers of two below a row's peak."""
+
+
+class Tile(NamedTuple):
+    """What goes through the registers together."""
+
+    rows: int
+    """Query rows, at most."""
+    vectors: int
+    """Vectors of sixteen keys, or of sixteen dimensions of values."""
+
+
+BF16_TILE = Tile(6, 4)
+"""6 × 4 vectors of scores and 5 operands fill the 32 registers of AVX-512."""
+FLOAT_TILE = Tile(4, 1)
+"""4 rows' scores, the keys' two halves and a query's fill the 16 half as wide ones of AVX2."""
 
 
 class Arg(IntEnum):
@@ -84,21 +104,26 @@ class Arg(IntEnum):
 class FusedKernel(Writer):
     """Builds the module for one head dimension; `worker(args)` takes tasks until none is left."""
 
-    def __init__(self, dim: int, *, int8: bool, height: int = ROWS, block: int = BLOCK) -> None:
-        """`height` query rows go through a register tile together, at most `ROWS`; the scores of
+    def __init__(
+        self, dim: int, *, int8: bool, has_bf16: bool, height: int | None = None, block: int = BLOCK
+    ) -> None:
+        """`height` query rows go through a register tile together, at most its own; the scores of
         `block` keys are kept between the two products."""
-        super().__init__("fused_attention")
-        self.dim, self.int8, self.height, self.block = dim, int8, height, block
+        super().__init__("fused_attention", has_bf16=has_bf16)
+        self.tile = BF16_TILE if has_bf16 else FLOAT_TILE
+        self.dim, self.int8, self.block = dim, int8, block
+        self.height = self.tile.rows if height is None else height
         self._read_arguments()
         self._reserve()
         self._tasks()
 
     def _multiply(self, row: int, vectors: list[Any], pair: Any) -> None:
         """Register row += vectors · pair."""
-        name = "llvm.x86.avx512bf16.dpbf16ps.512"
-        for x, vector in enumerate(vectors):
-            register = self.registers[row * 4 + x]
-            self.b.store(self.call(name, FLOATS, self.b.load(register), vector, pair), register)
+        for register, vector in zip(self._registers(row), vectors, strict=False):
+            self.b.store(self.add_product(self.b.load(register), vector, pair), register)
+
+    def _registers(self, row: int) -> list[Any]:
+        return self.registers[row * self.tile.vectors : (row + 1) * self.tile.vectors]
 
     # --- the frame ---
 
@@ -118,7 +143,7 @@ class FusedKernel(Writer):
         self.weights = room(HALVES, self.height * self.block // 16, 64)
         self.decay = room(F32, self.height, 4)
         self.nowhere = room(FLOATS, self.dim // 16 + 1, 64)
-        self.registers = [room(FLOATS, 1, 64) for _ in range(self.height * 4)]
+        self.registers = [room(FLOATS, 1, 64) for _ in range(self.height * self.tile.vectors)]
         self.peaks = [room(FLOATS, 1, 64) for _ in range(self.height)]
         self.sum = room(FLOATS, 1, 64)
         if self.int8:
@@ -163,7 +188,14 @@ class FusedKernel(Writer):
                 self.block_values = self.offset(self.values, (at, self.dim * 2))
             self.loop(first, stop, self.height, lambda row: self._row_tile(at, row))
 
-        self.loop(start_key, self.end, self.block, block)
+        blocks = b.sdiv(b.add(b.sub(self.end, start_key), int64(self.block - 1)), int64(self.block))
+
+        def first_and_then_from_the_last(number: Any) -> None:
+            is_first = b.icmp_signed("==", number, int64(0))
+            place = b.select(is_first, number, b.sub(blocks, number))
+            block(self.offset(start_key, (place, self.block)))
+
+        self.loop(int64(0), blocks, 1, first_and_then_from_the_last)
 
     def _limit(self, row: Any) -> Any:
         """Keys that one row sees."""
@@ -214,7 +246,7 @@ class FusedKernel(Writer):
 
         self.loop(int64(0), rows, 1, row)
 
-    # --- six rows × one block of keys ---
+    # --- a tile of rows × one block of keys ---
 
     def _row_tile(self, at: Any, row: Any) -> None:
         b = self.b
@@ -232,10 +264,26 @@ class FusedKernel(Writer):
             for peak in self.peaks:
                 b.store(floats(Running.HIDDEN), peak)
             self.loop(int64(0), tiles, 1, lambda tile: self._score_tile(at, tile))
-            for j in range(self.height):
-                self._soften(j, b.mul(tiles, int64(TILE // 16)))
-            for start in range(0, self.dim, 64):
-                self._mix(start, b.mul(tiles, int64(TILE // 2)))
+            with b.if_then(self._counts()):
+                for j in range(self.height):
+                    self._soften(j, b.mul(tiles, int64(TILE // 16)))
+                for start in range(0, self.dim, 16 * self.tile.vectors):
+                    self._mix(start, b.mul(tiles, int64(TILE // 2)))
+
+    def _counts(self) -> Any:
+        """Whether any row's largest score here is worth the second product."""
+        b, counts = self.b, ir.Constant(ir.IntType(1), 0)
+        for j in range(self.height):
+            before = b.load(self.at(self._place(Arg.PEAK, j), F32))
+            above = b.fmul(b.fsub(self._here(j), before), self.scale)
+            is_near = b.fcmp_unordered(">=", above, ir.Constant(F32, -NEGLIGIBLE))
+            counts = b.or_(counts, b.and_(is_near, self.real[j]))
+        return counts
+
+    def _here(self, j: int) -> Any:
+        """Row j's largest score in this block."""
+        name, peaks = "llvm.vector.reduce.fmax.v16f32", self.b.load(self.peaks[j])
+        return self.call(name, F32, peaks, fastmath=("nnan",))
 
     def _place(self, arg: Arg, j: int) -> Any:
         """Address of row j's state; of nothing for a row behind the last."""
@@ -244,29 +292,36 @@ class FusedKernel(Writer):
         return self.b.select(self.real[j], address, self.b.ptrtoint(self.nowhere, I64))
 
     def _score_tile(self, at: Any, tile: Any) -> None:
-        b = self.b
+        for first in range(0, TILE // 16, self.tile.vectors):
+            self._score_vectors(at, tile, first)
+
+    def _score_vectors(self, at: Any, tile: Any, first: int) -> None:
+        """As many vectors of a tile's keys as the registers take, from number `first` on."""
+        b, count = self.b, self.tile.vectors
         for register in self.registers:
             b.store(floats(0.0), register)
-        base = self.offset(self.block_keys, (tile, TILE * self.dim * 2))
-
-        values = self.offset(self.block_values, (tile, TILE * self.dim * 2))
+        # Keys and values of a tile are as long, so what is `base` here is there, too.
+        keys, values = (
+            self.offset(start, (tile, TILE * self.dim * 2), (int64(first), 64))
+            for start in (self.block_keys, self.block_values)
+        )
 
         def step(pair: Any) -> None:
-            vectors = self.vectors(self.offset(base, (pair, TILE * 4)), 4)
-            self._ask(self.offset(values, (pair, TILE * 4)), 4)
+            vectors = self.vectors(self.offset(keys, (pair, TILE * 4)), count)
+            self._ask(self.offset(values, (pair, TILE * 4)), count)
             for j in range(self.height):
                 self._multiply(j, vectors, self.pair(self.offset(self.row_queries[j], (pair, 4))))
 
         self.loop(int64(0), int64(self.dim // 2), 1, step)
-        first_key = self.offset(at, (tile, TILE))
-        crosses = b.icmp_signed(">", b.add(first_key, int64(TILE)), self.row_limits[0])
+        first_key = b.add(self.offset(at, (tile, TILE)), int64(16 * first))
+        crosses = b.icmp_signed(">", b.add(first_key, int64(16 * count)), self.row_limits[0])
         with b.if_then(crosses, likely=False):
             self._hide(first_key)
         for j in range(self.height):
             peak = b.load(self.peaks[j])
-            for x in range(4):
-                score = b.load(self.registers[j * 4 + x])
-                place = b.add(b.mul(tile, int64(4)), int64(j * self.block // 16 + x))
+            for x, register in enumerate(self._registers(j), first):
+                score = b.load(register)
+                place = b.add(b.mul(tile, int64(TILE // 16)), int64(j * self.block // 16 + x))
                 b.store(score, b.gep(self.scores, [place]), align=64)
                 peak = self.larger(peak, score)
             b.store(peak, self.peaks[j])
@@ -274,7 +329,7 @@ class FusedKernel(Writer):
     def _ask(self, address: Any, vectors: int) -> None:
         """Fetch what the other product reads next. Few rows wait for memory; what many rows
         read stays near. int8 is read while it is widened."""
-        if self.height < ROWS and not self.int8:
+        if self.height < self.tile.rows and not self.int8:
             for x in range(vectors):
                 self.prefetch(self.b.add(address, int64(64 * x)))
 
@@ -283,10 +338,9 @@ class FusedKernel(Writer):
         b = self.b
         lanes = ir.Constant(LANES, list(range(16)))
         for j in range(self.height):
-            for x in range(4):
+            for x, register in enumerate(self._registers(j)):
                 left = b.sub(self.row_limits[j], b.add(first_key, int64(16 * x)))
                 seen = b.icmp_signed("<", lanes, self.splat(left, LANES))
-                register = self.registers[j * 4 + x]
                 b.store(b.select(seen, b.load(register), floats(Running.HIDDEN)), register)
 
     def _soften(self, j: int, vectors: Any) -> None:
@@ -295,10 +349,7 @@ class FusedKernel(Writer):
         peak_at = self.at(self._place(Arg.PEAK, j), F32)
         total_at = self.at(self._place(Arg.TOTAL, j), F32)
         before = b.load(peak_at)
-        here = self.call(
-            "llvm.vector.reduce.fmax.v16f32", F32, b.load(self.peaks[j]), fastmath=("nnan",)
-        )
-        peak = self.larger(before, here)
+        peak = self.larger(before, self._here(j))
         b.store(peak, peak_at)
         change = self.splat(b.fmul(b.fsub(before, peak), self.scale), FLOATS)
         decay = b.extract_element(self.exp2(change), ir.Constant(I32, 0))
@@ -327,9 +378,9 @@ class FusedKernel(Writer):
         b.store(b.fadd(b.fmul(b.load(total_at), decay), added), total_at)
 
     def _mix(self, start: int, pairs: Any) -> None:
-        """Dimensions [start, start + 64) of the weighted values."""
+        """As many dimensions of the weighted values as the registers take, from `start` on."""
         b = self.b
-        count = min(64, self.dim - start) // 16
+        count = min(16 * self.tile.vectors, self.dim - start) // 16
         rows = [self._place(Arg.MIXED, j) for j in range(self.height)]
         places = [
             self.at(b.add(row, int64(4 * start + 64 * x)), FLOATS)
@@ -339,9 +390,9 @@ class FusedKernel(Writer):
         for n, place in enumerate(places):
             j, x = divmod(n, count)
             decay = self.splat(b.load(b.gep(self.decay, [int64(j)])), FLOATS)
-            b.store(b.fmul(b.load(place, align=64), decay), self.registers[j * 4 + x])
+            b.store(b.fmul(b.load(place, align=64), decay), self._registers(j)[x])
         base = b.add(self.block_values, int64(start * 4))
-        following = self.offset(self.block_keys, (int64(self.block), self.dim * 2))
+        following = self.offset(self.block_keys, (int64(-self.block), self.dim * 2))
         following = b.add(following, int64(start * 4))
         weights = b.ptrtoint(self.weights, I64)
 
@@ -355,4 +406,4 @@ class FusedKernel(Writer):
         self.loop(int64(0), pairs, 1, step)
         for n, place in enumerate(places):
             j, x = divmod(n, count)
-            b.store(b.load(self.registers[j * 4 + x]), place, align=64)
+            b.store(b.load(self._registers(j)[x]), place, align=64)

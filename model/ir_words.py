@@ -1,6 +1,6 @@
 """Words to write LLVM IR with: vector types, loops, and the arithmetic of sixteen lanes.
 
-For CPUs with AVX-512 BF16; what is said here is compiled in memory (`model.fused`).
+What is said here is compiled in memory (`model.fused`).
 """
 
 from __future__ import annotations
@@ -51,6 +51,10 @@ def int64(value: int) -> ir.Constant:
     return ir.Constant(I64, value)
 
 
+def words(value: int) -> ir.Constant:
+    return ir.Constant(WORDS, [value] * 16)
+
+
 def floats(value: float) -> ir.Constant:
     return ir.Constant(FLOATS, [value] * 16)
 
@@ -58,7 +62,9 @@ def floats(value: float) -> ir.Constant:
 class Writer:
     """A module with one function, `worker(int64 *)`, and a place to write the next instruction."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, has_bf16: bool) -> None:
+        """`has_bf16`: for CPUs with AVX-512 BF16; others get its three instructions acted out."""
+        self.has_bf16 = has_bf16
         self.module = ir.Module(name=name)
         kind = ir.FunctionType(ir.VoidType(), [ir.PointerType(I64)])
         self.function = ir.Function(self.module, kind, "worker")
@@ -115,18 +121,42 @@ class Writer:
         return self.call("llvm.fma.v16f32", FLOATS, x, y, z)
 
     def exp2(self, x: Any) -> Any:
-        x = self.larger(x, floats(-200.0))
+        # 2^-127 and less is zero either way: acted out, its exponent is.
+        x = self.larger(x, floats(-200.0 if self.has_bf16 else -127.0))
         whole = self.call("llvm.rint.v16f32", FLOATS, x)
         rest = self.b.fsub(x, whole)
         value: Any = floats(_EXP2[-1])
         for coefficient in _EXP2[-2::-1]:
             value = self.fma(value, rest, floats(coefficient))
-        everywhere, current = ir.Constant(I16, -1), ir.Constant(I32, 4)
-        name = "llvm.x86.avx512.mask.scalef.ps.512"
-        return self.call(name, FLOATS, value, whole, value, everywhere, current)
+        if self.has_bf16:
+            everywhere, current = ir.Constant(I16, -1), ir.Constant(I32, 4)
+            name = "llvm.x86.avx512.mask.scalef.ps.512"
+            return self.call(name, FLOATS, value, whole, value, everywhere, current)
+        exponent = self.b.add(self.b.fptosi(whole, WORDS), words(127))
+        return self.b.fmul(value, self.b.bitcast(self.b.shl(exponent, words(23)), FLOATS))
 
     def round(self, x: Any) -> Any:
-        return self.call("llvm.x86.avx512bf16.cvtneps2bf16.512", HALVES, x)
+        """To the nearest bf16, of two as near the even one."""
+        if self.has_bf16:
+            return self.call("llvm.x86.avx512bf16.cvtneps2bf16.512", HALVES, x)
+        word = self.b.bitcast(x, WORDS)
+        odd = self.b.and_(self.b.lshr(word, words(16)), words(1))
+        upper = self.b.lshr(self.b.add(word, self.b.add(odd, words(0x7FFF))), words(16))
+        return self.b.bitcast(self.b.trunc(upper, ir.VectorType(I16, 16)), HALVES)
+
+    def add_product(self, total: Any, x: Any, y: Any) -> Any:
+        """float32 lanes, each plus the products of its two bf16 numbers of `x` and `y`."""
+        if self.has_bf16:
+            return self.call("llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, total, x, y)
+        for half in (self._lower, self._upper):
+            total = self.fma(half(x), half(y), total)
+        return total
+
+    def _lower(self, pairs: Any) -> Any:
+        return self.b.bitcast(self.b.shl(self.b.bitcast(pairs, WORDS), words(16)), FLOATS)
+
+    def _upper(self, pairs: Any) -> Any:
+        return self.b.bitcast(self.b.and_(self.b.bitcast(pairs, WORDS), words(-65536)), FLOATS)
 
     def pair(self, address: Any) -> Any:
         """Two neighbouring bf16 numbers in every lane."""

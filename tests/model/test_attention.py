@@ -15,12 +15,20 @@ from torch.nn import functional as F
 from model import attention, flash, fused
 from model.attention import attend, attend_apart
 from model.quantise import quantise_keys, quantise_values
-from model.running import Running
+from model.running import LOG2_E, Running
 from model.segments import Layout, Segment, View, key_blocks, put, reserve, value_blocks
 
 fused_only = pytest.mark.skipif(
-    not fused.runs_here(), reason="the fused kernel is for CPUs with AVX-512 BF16"
+    not fused.runs_here(), reason="the fused kernel is for CPUs with AVX2"
 )
+
+
+@pytest.fixture(params=[False, True], ids=["float32", "bf16"])
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fused kernel with either kind of products, where the CPU has them."""
+    if request.param and not fused.has_bf16():
+        pytest.skip("no AVX-512 BF16")
+    monkeypatch.setattr(fused, "has_bf16", lambda: request.param)
 
 
 def plain(queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
@@ -82,6 +90,7 @@ def test_blocks_equal_one_softmax(
 
 
 @fused_only
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("dim", [16, 32, 48, 64, 128, 256])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_fused_equals_one_softmax(dim: int, threads: int) -> None:
@@ -128,7 +137,44 @@ def test_fused_equals_blocks_however_it_is_cut(data: st.DataObject) -> None:
     assert (pairs - rows).abs().max() <= 0.02 * rows.abs().max()
 
 
+def far_and_near(above: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Four blocks of keys, of which the last scores `above` more than the others, in powers of two
+    behind a scale of 1; values in the two middle ones are no numbers."""
+    queries, keys = torch.zeros(4, 100, 32), torch.zeros(2, 2048, 32)
+    queries[..., 0] = 1
+    keys[:, 1536:, 0] = above / LOG2_E
+    values = random(2, 2048, 32, seed=1)
+    values[:, 512:1536] = torch.nan
+    return queries.bfloat16(), keys.bfloat16(), values.bfloat16()
+
+
 @fused_only
+@pytest.mark.usefixtures("products")
+@pytest.mark.parametrize("cuts", [[], [1792]])
+def test_values_that_weigh_nothing_are_not_looked_at(cuts: list[int]) -> None:
+    queries, keys, values = far_and_near(45)
+    got = attend(queries, cut("pairs", keys, values, 100, cuts), 2, 1.0).double()
+    expected = plain(queries, keys, values.nan_to_num(), 1.0)
+    assert (got - expected).norm() <= 4e-3 * expected.norm()
+
+
+@fused_only
+@pytest.mark.usefixtures("products")
+def test_values_that_weigh_something_are_looked_at() -> None:
+    queries, keys, values = far_and_near(35)
+    assert attend(queries, cut("pairs", keys, values, 100, []), 2, 1.0).isnan().all()
+    # One row of a tile, one head.
+    queries, keys, values = far_and_near(45)
+    values = values.nan_to_num()
+    keys[1, 700, 5], queries[3, 41, 5] = 20, 20
+    got = attend(queries, cut("pairs", keys, values, 100, []), 2, 1.0)
+    assert (got[41, 96:] - values[1, 700]).abs().max() <= 0.01 * values[1, 700].abs().max()
+    expected = plain(queries, keys, values, 1.0)
+    assert (got.double() - expected).norm() <= 4e-3 * expected.norm()
+
+
+@fused_only
+@pytest.mark.usefixtures("products")
 def test_fused_error_is_no_larger_than_the_librarys_own() -> None:
     for dim in (32, 64, 128):
         queries = random(2, 64, dim, seed=1).bfloat16()
@@ -140,7 +186,7 @@ def test_fused_error_is_no_larger_than_the_librarys_own() -> None:
         ours_error = (ours.double() - expected).norm()
         library_error = (library.transpose(0, 1).flatten(1).double() - expected).norm()
         # Both round the weights and the result once; which way the rest falls is chance.
-        assert ours_error <= 1.01 * library_error
+        assert ours_error <= 1.03 * library_error
 
 
 def with_codes(layout: Layout, keys: Tensor, values: Tensor) -> Segment:

@@ -155,7 +155,7 @@ def test_int8_keeps_what_a_session_said_short_as_numbers() -> None:
     assert fork.segments(0)[0].key_scales is None
 
 
-@pytest.mark.skipif(not fused.runs_here(), reason="pairs are for CPUs with AVX-512 BF16")
+@pytest.mark.skipif(not fused.runs_here(), reason="pairs are for CPUs with AVX2")
 def test_pairs_where_the_kernel_reads_them() -> None:
     assert form("float32").layout == "rows"
     assert form("bfloat16").layout == form("int8").layout == "pairs"
