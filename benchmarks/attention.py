@@ -71,7 +71,7 @@ def looking_near(dim: int) -> float:
 
 def main() -> None:
     for dim in (64, 128):
-        claim(f"operator_speed_{dim}", by_operator(dim, QUERIES), 1.3)
+        claim(f"operator_speed_{dim}", by_operator(dim, QUERIES), 1.2)
     claim("operator_speed_decoding", by_operator(128, 8), 1.5)
     for dim in (64, 128):
         claim(f"attention_near_speed_{dim}", looking_near(dim), 1.5)
