@@ -19,7 +19,8 @@ import llvmlite.binding as llvm
 import torch
 from torch import Tensor
 
-from model.fused_ir import BF16_TILE, BLOCK, FLOAT_TILE, Arg, FusedKernel, Tile
+from model.fused_args import Arg
+from model.fused_ir import BF16_TILE, BLOCK, FLOAT_TILE, FusedKernel, Tile
 from model.running import Running
 from model.segments import Segment, View
 

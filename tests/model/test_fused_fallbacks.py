@@ -15,7 +15,7 @@ from torch import Tensor
 from model import fused
 from model.attention import attend
 from model.engine import LoadedModel, load_model
-from model.fused_ir import Arg
+from model.fused_args import Arg
 from model.kv_cache import CacheForm, KvCache
 from model.segments import View
 from tests.model.test_attention import cut, fused_only, random, with_codes
