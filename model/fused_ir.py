@@ -10,7 +10,7 @@ the first token where there is nothing to look at, so a row knows early what the
 beside. Where all scores of a tile lie `NEGLIGIBLE` below what its rows have seen, exponentials and
 second product are left out: exact, since a million such keys weigh 1e-6 of a row together.
 
-Layout of what it reads (`model.layout`): pairs of numbers that `vdpbf16ps` multiplies lie together.
+Layout of what it reads (`model.segments`): pairs of numbers that `vdpbf16ps` multiplies lie together.
 
     keys    block of 64 tokens × dims/2 × 64 × 2        values    tokens/2 × dims × 2
 """
@@ -260,7 +260,7 @@ class FusedKernel(Writer):
         b, count = self.b, self.tile.vectors
         for register in self.registers:
             b.store(floats(0.0), register)
-        # Keys and values of a tile are as long, so what is `base` here is there, too.
+        # Keys and values of a tile are as long: one address runs through both.
         keys, values = (
             self.offset(start, (tile, TILE * self.dim * 2), (int64(first), 64))
             for start in (self.block_keys, self.block_values)
