@@ -10,7 +10,7 @@ the first token where there is nothing to look at, so a row knows early what the
 beside. Where all scores of a tile lie `NEGLIGIBLE` below what its rows have seen, exponentials and
 second product are left out: exact, since a million such keys weigh 1e-6 of a row together.
 
-Layout of what it reads (`model.segments`): pairs of numbers that `vdpbf16ps` multiplies lie together.
+Layout of what it reads (`model.segments`): two numbers that are multiplied at once lie together.
 
     keys    block of 64 tokens × dims/2 × 64 × 2        values    tokens/2 × dims × 2
 """
