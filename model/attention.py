@@ -67,8 +67,8 @@ def attend_apart(queries: Tensor, keys: Tensor, values: Tensor, scale: float) ->
 
 
 def _add_blocks(running: Running, queries: Tensor, view: View, group: int) -> None:
-    """The plain way, in float32: one block of keys × one tile of rows at a time. Its products are
-    the same on every device; narrower ones gain nothing on a CPU that acts them out."""
+    """The plain way, in float32: one block of keys × one tile of rows at a time. A CPU that has no
+    bfloat16 products gains nothing from narrower ones."""
     segment, limit, rows = view.segment, view.limit, view.rows(group)
     for first in range(0, segment.count, ATTENTION_KEYS):
         stop = min(segment.count, first + ATTENTION_KEYS)

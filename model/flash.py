@@ -33,7 +33,7 @@ def takes_flash(queries: Tensor) -> bool:
     if queries.device.type != "cpu" or queries.dtype is torch.float16:
         return False
     # Only MKL multiplies bfloat16 at float32's rate where the CPU has no such products; a row alone
-    # takes it twice as long as plain products.
+    # takes it half as long again as plain products.
     has_mkl = bool(torch.backends.mkl.is_available())  # type: ignore[no-untyped-call]
     return queries.dtype is torch.float32 or (has_mkl and queries.shape[1] > 1)
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from model.fused_args import Arg
-from model.fused_ir import BF16_TILE, BLOCK, FLOAT_TILE, FusedKernel, Tile
+from model.fused_ir import BLOCK, FusedKernel, tile_for
 from model.running import Running
 from model.segments import Segment, View
 
@@ -52,10 +52,6 @@ def runs_here() -> bool:
 def has_bf16() -> bool:
     """Whether the kernel multiplies in bf16 here."""
     return _has(_BF16)
-
-
-def _tile() -> Tile:
-    return BF16_TILE if has_bf16() else FLOAT_TILE
 
 
 def takes(head_dim: int) -> bool:
@@ -138,7 +134,7 @@ def add_fused(running: Running, queries: Tensor, view: View, group: int) -> None
     state, first = running, rows.start
     if parts > 1:
         state, first = Running.start(queries[:, rows], running.scale, parts), 0
-    tile_rows = _tile().rows
+    tile_rows = tile_for(has_bf16=has_bf16()).rows
     task_rows = min(TASK_ROWS, _up(_ceil(count * segment.kv_heads, threads), tile_rows))
     state_rows = state.peak.shape[1]
     values = {

@@ -61,18 +61,22 @@ FLOAT_TILE = Tile(4, 1)
 """4 rows' scores, the keys' two halves and a query's fill the 16 half as wide ones of AVX2."""
 
 
+def tile_for(*, has_bf16: bool) -> Tile:
+    """What the registers hold of a CPU with AVX-512 BF16, or without."""
+    return BF16_TILE if has_bf16 else FLOAT_TILE
+
+
 class FusedKernel(Writer):
     """Builds the module for one head dimension; `worker(args)` takes tasks until none is left."""
 
     def __init__(
-        self, dim: int, *, int8: bool, has_bf16: bool, height: int | None = None, block: int = BLOCK
+        self, dim: int, *, int8: bool, has_bf16: bool, height: int, block: int = BLOCK
     ) -> None:
         """`height` query rows go through a register tile together, at most its own; the scores of
         `block` keys are kept between the two products."""
         super().__init__("fused_attention", has_bf16=has_bf16)
-        self.tile = BF16_TILE if has_bf16 else FLOAT_TILE
-        self.dim, self.int8, self.block = dim, int8, block
-        self.height = self.tile.rows if height is None else height
+        self.tile = tile_for(has_bf16=has_bf16)
+        self.dim, self.int8, self.height, self.block = dim, int8, height, block
         self._read_arguments()
         self._reserve()
         self._tasks()
