@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distributed import Worker, get_client, get_worker, wait
+from distributed.protocol import pickle
 from distributed.utils import sync
 
 from jobs.children import CallLost, Child, Limits, Unwanted
@@ -41,7 +42,9 @@ class Ticket:
     """What a worker is told with every task of one batch."""
 
     tool_name: str
-    make_tool: Callable[[], Any]
+    maker: bytes
+    """What makes the tool, pickled: reading it imports the engine, minutes on a cold disk. Where
+    Dask read it, heartbeats would wait for that; decode workers never read it."""
     installation: dict[str, str]
     """The client's own; a worker that differs takes no work."""
     limits: Limits
@@ -87,7 +90,7 @@ def _tool(ticket: Ticket) -> Any:
     with _TOOLS_LOCK:
         if ticket.tool_name not in _TOOLS:
             _TOOLS.clear()  # One model in memory; a task that runs with another one keeps its own.
-            _TOOLS[ticket.tool_name] = ticket.make_tool()
+            _TOOLS[ticket.tool_name] = pickle.loads(ticket.maker)()
         return _TOOLS[ticket.tool_name]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import pickle
 import queue
 import threading
 import time
@@ -17,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
+
+from distributed.protocol import pickle
 
 from jobs.children import Limits
 from jobs.cluster import DECODE, MODEL, Cluster
@@ -32,6 +33,8 @@ CONNECT_S = 10.0
 """Longest wait for a scheduler to answer, the first time."""
 LOOK_EVERY_S = 0.5
 """How often the client asks which workers there are."""
+_MOST_FALLS = 3
+"""How often workers may end while they get ready before a role without any is given up."""
 _KILL_S = 20
 _NOT_THE_TASK = ("KilledWorker", "Unwanted", "FutureCancelledError", "CancelledError")
 """Errors that tell of the workers around a task and not of the task."""
@@ -58,9 +61,12 @@ class _Crew:
     refused: dict[str, Answer] = field(default_factory=dict)
     condemned: set[str] = field(default_factory=set)
     """Workers that are being killed for a task that ran too long."""
+    falls: int = 0
+    """Looks that found somebody gone who was getting ready, since every role had a worker."""
 
     def keep(self, present: set[str]) -> None:
         """Forget those that are gone."""
+        self.falls += not self.asked <= present
         self.ready = {a: roles for a, roles in self.ready.items() if a in present}
         self.refused = {a: answer for a, answer in self.refused.items() if a in present}
         self.asked &= present
@@ -92,9 +98,10 @@ class DaskExecutor:
         self._cluster = cluster
         self._patience = patience or Patience()
         self._on_notice = on_notice
+        maker = pickle.dumps(make_tool)
         self._ticket = Ticket(
-            tool_name=hashlib.sha256(pickle.dumps(make_tool)).hexdigest(),
-            make_tool=make_tool,
+            tool_name=hashlib.sha256(maker).hexdigest(),
+            maker=maker,
             installation=installation(),
             limits=limits or Limits(),
             topic=f"longtake-{uuid.uuid4().hex}",
@@ -236,15 +243,20 @@ class DaskExecutor:
             yield Outcome(batch.items[run.number], None, TaskOverdue(self._patience.task_s))
         # Callbacks come once; a result that was lost and made again has no other way to say so.
         batch.ended += [r for r in batch.places.running if batch.futures[r.id].done()]
-        self._check_crew()
+        self._check_crew(self._patience.back_s)
 
-    def _check_crew(self) -> None:
-        """Raises ResourceError where a role has had no worker for too long."""
+    def _check_crew(self, within_s: float) -> None:
+        """Raises ResourceError where a role has had no worker for `within_s`, not even one that was
+        getting ready, or where too many ended while they did."""
         now_s = time.monotonic()
+        if not self._crew.missing:
+            self._crew.falls = 0
+        elif not self._crew.asked and (
+            now_s - self._whole_s > within_s or self._crew.falls >= _MOST_FALLS
+        ):
+            raise _missing_roles(self._crew.missing, within_s, self._crew.falls)
         if self._crew.asked or not self._crew.missing:
             self._whole_s = now_s
-        elif now_s - self._whole_s > self._patience.back_s:
-            raise _missing_roles(self._crew.missing, self._patience.back_s)
 
     def _see_crew(self) -> bool:
         """Bring the crew up to date and greet newcomers. False: the scheduler is lost."""
@@ -297,17 +309,15 @@ class DaskExecutor:
 
         Raises ResourceError where some role has none in time.
         """
-        deadline_s = time.monotonic() + within_s
+        self._whole_s = time.monotonic()
         while self._see_crew():
             self._hear_news(0.1)
+            self._check_crew(within_s)
             if self._crew.asked:
                 continue
             if not self._crew.missing:
                 break
-            if self._crew.refused or time.monotonic() > deadline_s:
-                self._check_refusals()
-                raise _missing_roles(self._crew.missing, within_s)
-        self._whole_s = time.monotonic()
+            self._check_refusals()
 
     def _check_refusals(self) -> None:
         """Before the start every worker must be alike; later ones are only left out."""
@@ -366,11 +376,19 @@ def _leave(client: Any) -> None:
         client.close(timeout=2)
 
 
-def _missing_roles(roles: list[str], waited_s: float) -> ResourceError:
+def _missing_roles(roles: list[str], waited_s: float, falls: int) -> ResourceError:
     names = " and no ".join(role.removeprefix("longtake-") for role in roles)
-    flag = "both" if len(roles) == 2 else roles[0].removeprefix("longtake-")
-    return ResourceError(
-        f"the cluster has no {names} worker, after {waited_s:.0f} s of waiting; start one with "
-        f"`longtake worker ADDRESS --role {flag}`.",
-        reason="no_worker",
-    )
+    if falls:
+        times = "once" if falls == 1 else f"{falls} times"
+        sentence = (
+            f"the cluster has no {names} worker left: {times} one ended while it got ready, as it "
+            "does where loading the model takes more memory than there is; `longtake doctor` on "
+            "its machine shows what that has."
+        )
+    else:
+        flag = "both" if len(roles) == 2 else roles[0].removeprefix("longtake-")
+        sentence = (
+            f"the cluster has no {names} worker, after {waited_s:.0f} s of waiting; start one with "
+            f"`longtake worker ADDRESS --role {flag}`."
+        )
+    return ResourceError(sentence, reason="no_worker")

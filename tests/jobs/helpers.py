@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,32 @@ class Tool:
 
 def broken_tool() -> Tool:
     raise ConfigError("the model is missing; name another.")
+
+
+class OffTheLoop:
+    """Makes a tool; says no where it is read in the thread that sends a worker's heartbeats."""
+
+    def __reduce__(self) -> tuple[Callable[[], OffTheLoop], tuple[()]]:
+        return OffTheLoop.read, ()
+
+    @classmethod
+    def read(cls) -> OffTheLoop:
+        with contextlib.suppress(RuntimeError):
+            asyncio.get_running_loop()
+            raise ConfigError("read in the event loop.")
+        return cls()
+
+    def __call__(self) -> Tool:
+        return Tool()
+
+
+def falling_tool(marks: str, times: int, after_s: float = 0) -> Tool:
+    """Ends its process the first `times` times."""
+    leave_mark(marks)
+    if Path(marks).stat().st_size <= times:
+        time.sleep(after_s)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Tool()
 
 
 def double(number: int) -> tuple[int, int]:

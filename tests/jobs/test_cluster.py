@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,32 @@ def test_a_cluster_without_workers_is_told_in_time(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(dask_executor, "PREFLIGHT_S", 0.3)
     with pytest.raises(ResourceError, match=r"no model and no decode worker.*--role both"):
         DaskExecutor(helpers.Tool, Bare())
+
+
+@pytest.mark.slow
+def test_a_worker_that_falls_while_it_loads_is_waited_for_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(dask_executor, "PREFLIGHT_S", 12.0)
+    maker = partial(helpers.falling_tool, str(tmp_path / "marks"), 1, after_s=13)
+    made = DaskExecutor(maker, EmbeddedCluster(model_workers=1, decode_workers=1))
+    try:
+        [outcome] = made.run(helpers.sum_task, [(1, 2)], lambda _r: None)
+    finally:
+        made.close()
+    assert outcome.result is not None
+    assert outcome.result["total"] == 6
+
+
+def test_workers_that_fall_again_and_again_are_given_up(tmp_path: Path) -> None:
+    maker = partial(helpers.falling_tool, str(tmp_path / "marks"), 99)
+    with pytest.raises(ResourceError, match=r"no model worker left: 3 times one ended .* doctor"):
+        DaskExecutor(maker, EmbeddedCluster(model_workers=1, decode_workers=1))
+    assert (tmp_path / "marks").stat().st_size == 3
+
+
+def test_a_model_is_loaded_where_heartbeats_go_on() -> None:
+    DaskExecutor(helpers.OffTheLoop(), EmbeddedCluster(model_workers=1, decode_workers=1)).close()
 
 
 def test_differences_are_named() -> None:
