@@ -21,6 +21,7 @@ from distributed.protocol import pickle
 
 from jobs.children import Limits
 from jobs.cluster import DECODE, MODEL, Cluster
+from jobs.crew import Crew
 from jobs.dask_context import BEGUN, Answer, Ticket, get_ready, run_task
 from jobs.executor import Item, Outcome, Report, Result, Task, TaskOverdue, WorkerLost
 from jobs.likeness import installation
@@ -33,8 +34,6 @@ CONNECT_S = 10.0
 """Longest wait for a scheduler to answer, the first time."""
 LOOK_EVERY_S = 0.5
 """How often the client asks which workers there are."""
-_MOST_FALLS = 3
-"""How often workers may end while they get ready before a role without any is given up."""
 _KILL_S = 20
 _NOT_THE_TASK = ("KilledWorker", "Unwanted", "FutureCancelledError", "CancelledError")
 """Errors that tell of the workers around a task and not of the task."""
@@ -48,39 +47,6 @@ class Patience:
     """For a scheduler that was lost, and for the last worker of a role."""
     task_s: float = 86_400.0
     """For one task, before its worker is killed."""
-
-
-@dataclass(slots=True)
-class _Crew:
-    """The workers as the client knows them, by address."""
-
-    ready: dict[str, frozenset[str]] = field(default_factory=dict)
-    """Workers that take work, with their roles."""
-    asked: set[str] = field(default_factory=set)
-    """Workers that were asked to get ready and have not answered."""
-    refused: dict[str, Answer] = field(default_factory=dict)
-    condemned: set[str] = field(default_factory=set)
-    """Workers that are being killed for a task that ran too long."""
-    falls: int = 0
-    """Looks that found somebody gone who was getting ready, since every role had a worker."""
-
-    def keep(self, present: set[str]) -> None:
-        """Forget those that are gone."""
-        self.falls += not self.asked <= present
-        self.ready = {a: roles for a, roles in self.ready.items() if a in present}
-        self.refused = {a: answer for a, answer in self.refused.items() if a in present}
-        self.asked &= present
-        self.condemned &= present
-
-    def unknown(self, present: set[str]) -> set[str]:
-        return present - set(self.ready) - set(self.refused) - self.asked
-
-    def with_role(self, role: str) -> list[str]:
-        return sorted(a for a, r in self.ready.items() if role in r and a not in self.condemned)
-
-    @property
-    def missing(self) -> list[str]:
-        return [role for role in (MODEL, DECODE) if not self.with_role(role)]
 
 
 class DaskExecutor:
@@ -106,7 +72,7 @@ class DaskExecutor:
             limits=limits or Limits(),
             topic=f"longtake-{uuid.uuid4().hex}",
         )
-        self._crew = _Crew()
+        self._crew = Crew()
         self._news: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         """Things that other threads found out, to be done in the caller's."""
         try:
@@ -137,7 +103,7 @@ class DaskExecutor:
     ) -> Iterator[Outcome[Item, Result]]:
         batch = _Batch(task, items, Placement(len(items)), on_report)
         self._listen(batch)
-        self._whole_s = time.monotonic()
+        self._crew.whole_s = time.monotonic()
         next_look_s = 0.0
         try:
             while not batch.places.is_done:
@@ -243,20 +209,7 @@ class DaskExecutor:
             yield Outcome(batch.items[run.number], None, TaskOverdue(self._patience.task_s))
         # Callbacks come once; a result that was lost and made again has no other way to say so.
         batch.ended += [r for r in batch.places.running if batch.futures[r.id].done()]
-        self._check_crew(self._patience.back_s)
-
-    def _check_crew(self, within_s: float) -> None:
-        """Raises ResourceError where a role has had no worker for `within_s`, not even one that was
-        getting ready, or where too many ended while they did."""
-        now_s = time.monotonic()
-        if not self._crew.missing:
-            self._crew.falls = 0
-        elif not self._crew.asked and (
-            now_s - self._whole_s > within_s or self._crew.falls >= _MOST_FALLS
-        ):
-            raise _missing_roles(self._crew.missing, within_s, self._crew.falls)
-        if self._crew.asked or not self._crew.missing:
-            self._whole_s = now_s
+        self._crew.check(self._patience.back_s)
 
     def _see_crew(self) -> bool:
         """Bring the crew up to date and greet newcomers. False: the scheduler is lost."""
@@ -278,16 +231,20 @@ class DaskExecutor:
 
     def _ask(self, client: Any, worker: str) -> None:
         """In a thread: a model may take minutes to load."""
-        try:
-            answer = client.run(get_ready, self._ticket, workers=[worker])[worker]
-        except Exception as error:  # noqa: BLE001 - it died on the way, or cannot even read the call
-            time.sleep(LOOK_EVERY_S)  # Until the scheduler knows if it died.
-            answer = Answer(
-                frozenset(),
-                f"the worker {worker} did not understand what it was asked "
-                f"({type(error).__name__}); start it with `longtake worker` of this version.",
-            )
-        self._news.put(lambda: self._hear(worker, answer))
+        while worker in self._crew.asked and client.status == "running":
+            try:
+                answer = client.run(get_ready, self._ticket, workers=[worker])[worker]
+            except OSError:
+                time.sleep(LOOK_EVERY_S)  # It died or the line did; the next look tells which.
+                continue
+            except Exception as error:  # noqa: BLE001 - it cannot even read the call
+                answer = Answer(
+                    frozenset(),
+                    f"the worker {worker} did not understand what it was asked "
+                    f"({type(error).__name__}); start it with `longtake worker` of this version.",
+                )
+            self._news.put(partial(self._hear, worker, answer))
+            return
 
     def _hear(self, worker: str, answer: Answer) -> None:
         if worker not in self._crew.asked:
@@ -309,10 +266,10 @@ class DaskExecutor:
 
         Raises ResourceError where some role has none in time.
         """
-        self._whole_s = time.monotonic()
+        self._crew.whole_s = time.monotonic()
         while self._see_crew():
             self._hear_news(0.1)
-            self._check_crew(within_s)
+            self._crew.check(within_s)
             if self._crew.asked:
                 continue
             if not self._crew.missing:
@@ -334,7 +291,7 @@ class DaskExecutor:
         deadline_s = time.monotonic() + self._patience.back_s
         while True:
             _leave(self._client)
-            self._crew = _Crew()
+            self._crew = Crew()
             try:
                 left_s = max(LOOK_EVERY_S, deadline_s - time.monotonic())
                 self._client = self._cluster.connect(min(CONNECT_S, left_s))
@@ -374,21 +331,3 @@ def _aside(function: Callable[..., Any], *arguments: Any) -> None:
 def _leave(client: Any) -> None:
     with contextlib.suppress(OSError, TimeoutError, LongtakeError):
         client.close(timeout=2)
-
-
-def _missing_roles(roles: list[str], waited_s: float, falls: int) -> ResourceError:
-    names = " and no ".join(role.removeprefix("longtake-") for role in roles)
-    if falls:
-        times = "once" if falls == 1 else f"{falls} times"
-        sentence = (
-            f"the cluster has no {names} worker left: {times} one ended while it got ready, as it "
-            "does where loading the model takes more memory than there is; `longtake doctor` on "
-            "its machine shows what that has."
-        )
-    else:
-        flag = "both" if len(roles) == 2 else roles[0].removeprefix("longtake-")
-        sentence = (
-            f"the cluster has no {names} worker, after {waited_s:.0f} s of waiting; start one with "
-            f"`longtake worker ADDRESS --role {flag}`."
-        )
-    return ResourceError(sentence, reason="no_worker")

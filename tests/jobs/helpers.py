@@ -53,12 +53,10 @@ class OffTheLoop:
         return Tool()
 
 
-def falling_tool(marks: str, times: int, after_s: float = 0) -> Tool:
-    """Ends its process the first `times` times."""
+def falling_tool(marks: str) -> Tool:
+    """Never gets made: ends its process."""
     leave_mark(marks)
-    if Path(marks).stat().st_size <= times:
-        time.sleep(after_s)
-        os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
     return Tool()
 
 

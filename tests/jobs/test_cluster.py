@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from distributed import Client, SpecCluster
 
 from jobs import dask_executor
 from jobs.cluster import EmbeddedCluster, _scheduler_spec, checked_address
+from jobs.crew import Crew
 from jobs.dask_executor import DaskExecutor, Patience
 from jobs.executor import TaskOverdue, WorkerLost
 from jobs.likeness import differences, installation
@@ -98,23 +100,27 @@ def test_a_cluster_without_workers_is_told_in_time(monkeypatch: pytest.MonkeyPat
         DaskExecutor(helpers.Tool, Bare())
 
 
-@pytest.mark.slow
-def test_a_worker_that_falls_while_it_loads_is_waited_for_anew(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(dask_executor, "PREFLIGHT_S", 12.0)
-    maker = partial(helpers.falling_tool, str(tmp_path / "marks"), 1, after_s=13)
-    made = DaskExecutor(maker, EmbeddedCluster(model_workers=1, decode_workers=1))
-    try:
-        [outcome] = made.run(helpers.sum_task, [(1, 2)], lambda _r: None)
-    finally:
-        made.close()
-    assert outcome.result is not None
-    assert outcome.result["total"] == 6
+def test_a_worker_that_falls_while_it_loads_is_waited_for_anew() -> None:
+    crew = Crew(asked={"a"}, whole_s=time.monotonic() - 100)
+    crew.check(within_s=30)
+    crew.keep(present=set())
+    crew.check(within_s=30)
+    crew.whole_s -= 31
+    with pytest.raises(ResourceError, match=r"no model and no decode worker left: once one ended"):
+        crew.check(within_s=30)
+
+
+def test_falls_are_forgotten_when_every_role_has_a_worker() -> None:
+    crew = Crew(asked={"a"}, falls=2)
+    crew.keep(present=set())
+    assert crew.falls == 3
+    crew.ready["b"] = frozenset({"longtake-model", "longtake-decode"})
+    crew.check(within_s=30)
+    assert crew.falls == 0
 
 
 def test_workers_that_fall_again_and_again_are_given_up(tmp_path: Path) -> None:
-    maker = partial(helpers.falling_tool, str(tmp_path / "marks"), 99)
+    maker = partial(helpers.falling_tool, str(tmp_path / "marks"))
     with pytest.raises(ResourceError, match=r"no model worker left: 3 times one ended .* doctor"):
         DaskExecutor(maker, EmbeddedCluster(model_workers=1, decode_workers=1))
     assert (tmp_path / "marks").stat().st_size == 3
