@@ -2,7 +2,7 @@
 in chunks, answered under the grammar, read back from Parquet.
 
 `python -m benchmarks.needles` asks at 8K, 32K and 128K tokens; `--tokens 256k` and
-`--tokens 1m` (the million takes one to two hours of two cores) at these. Every code is asked for
+`--tokens 1m` (the million takes 37 minutes to two hours) at these. Every code is asked for
 *when* it is on screen, the moment in its middle for the code, and companions for the code beside
 them; as often it is asked for codes that differ from a shown one in a letter, and for things that
 are never beside a code: `none` is right there, anything else a false alarm. All questions on a

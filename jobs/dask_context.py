@@ -68,16 +68,16 @@ class Answer:
 async def get_ready(ticket: Ticket, dask_worker: Worker) -> Answer:
     """Compare this worker with the client and build its tool, in a thread: heartbeats go on."""
     roles = frozenset(dask_worker.state.total_resources) & {MODEL, DECODE}
-    if other := differences(ticket.installation, installation()):
-        where = f"the worker {dask_worker.address} on {platform.node()}"
-        return Answer(roles, f"{where} has {other}; install the same there.")
     try:
+        if other := differences(ticket.installation, installation()):
+            where = f"the worker {dask_worker.address} on {platform.node()}"
+            return Answer(roles, f"{where} has {other}; install the same there.")
         if MODEL in roles:
             await asyncio.to_thread(_tool, ticket)
     except LongtakeError as error:
         return Answer(roles, error.message, error)
-    except Exception as error:  # noqa: BLE001 - any failure to build the tool ends here
-        where = f"the worker {dask_worker.address} could not load the model"
+    except Exception as error:  # noqa: BLE001 - any failure to get ready ends here
+        where = f"the worker {dask_worker.address} could not get ready"
         return Answer(
             roles,
             f"{where} ({type(error).__name__}: {error}); run `longtake doctor` there to see what "

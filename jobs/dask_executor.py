@@ -72,7 +72,6 @@ class DaskExecutor:
             limits=limits or Limits(),
             topic=f"longtake-{uuid.uuid4().hex}",
         )
-        self._crew = Crew()
         self._news: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         """Things that other threads found out, to be done in the caller's."""
         try:
@@ -231,12 +230,21 @@ class DaskExecutor:
 
     def _ask(self, client: Any, worker: str) -> None:
         """In a thread: a model may take minutes to load."""
+        lost_s = None
         while worker in self._crew.asked and client.status == "running":
             try:
                 answer = client.run(get_ready, self._ticket, workers=[worker])[worker]
-            except OSError:
-                time.sleep(LOOK_EVERY_S)  # It died or the line did; the next look tells which.
-                continue
+            except OSError as error:
+                # It died, which a look will tell, or only the line did.
+                lost_s = lost_s or time.monotonic()
+                if time.monotonic() - lost_s < PREFLIGHT_S:
+                    time.sleep(LOOK_EVERY_S)
+                    continue
+                answer = Answer(
+                    frozenset(),
+                    f"the scheduler knows the worker {worker} and cannot reach it "
+                    f"({type(error).__name__}); start it with an address that is open to it.",
+                )
             except Exception as error:  # noqa: BLE001 - it cannot even read the call
                 answer = Answer(
                     frozenset(),
@@ -266,7 +274,7 @@ class DaskExecutor:
 
         Raises ResourceError where some role has none in time.
         """
-        self._crew.whole_s = time.monotonic()
+        self._crew = Crew()
         while self._see_crew():
             self._hear_news(0.1)
             self._crew.check(within_s)
@@ -291,7 +299,6 @@ class DaskExecutor:
         deadline_s = time.monotonic() + self._patience.back_s
         while True:
             _leave(self._client)
-            self._crew = Crew()
             try:
                 left_s = max(LOOK_EVERY_S, deadline_s - time.monotonic())
                 self._client = self._cluster.connect(min(CONNECT_S, left_s))

@@ -53,11 +53,10 @@ class OffTheLoop:
         return Tool()
 
 
-def falling_tool(marks: str) -> Tool:
+def falling_tool(marks: str) -> None:
     """Never gets made: ends its process."""
     leave_mark(marks)
     os.kill(os.getpid(), signal.SIGKILL)
-    return Tool()
 
 
 def double(number: int) -> tuple[int, int]:

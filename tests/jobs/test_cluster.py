@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from distributed import Client, SpecCluster
@@ -124,6 +125,13 @@ def test_workers_that_fall_again_and_again_are_given_up(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match=r"no model worker left: 3 times one ended .* doctor"):
         DaskExecutor(maker, EmbeddedCluster(model_workers=1, decode_workers=1))
     assert (tmp_path / "marks").stat().st_size == 3
+
+
+def test_a_worker_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_executor, "PREFLIGHT_S", 1.0)
+    monkeypatch.setattr(Client, "run", Mock(side_effect=OSError("no route")))
+    with pytest.raises(ResourceError, match=r"knows the worker tcp://127.* cannot reach it"):
+        DaskExecutor(helpers.Tool, EmbeddedCluster(model_workers=1, decode_workers=1))
 
 
 def test_a_model_is_loaded_where_heartbeats_go_on() -> None:
