@@ -148,10 +148,21 @@ def _is_stale(keys: Mapping[str, str], entry: Entry | None) -> bool:
 
 
 def move_rows(work: Work, log: CommitLog) -> None:
-    """Put answers that lie under another place's name under their own."""
-    for unit, entry in work.moved:
-        keys = set(unit.answer_keys.values())
-        settle(log, adopt(log, entry, keys, unit.place, unit.source.uri))
+    """Put answers that lie under another place's name under their own.
+
+    Files may have changed places: what lies where other rows are to go is read before any go there.
+    Whoever is killed between two such commits has the second one's answers asked again.
+    """
+
+    def rows_of(unit: Unit, entry: Entry) -> Fresh:
+        return adopt(log, entry, set(unit.answer_keys.values()), unit.place, unit.source.uri)
+
+    targets = {unit.place for unit, _ in work.moved}
+    for fresh in [rows_of(*move) for move in work.moved if move[1].place in targets]:
+        settle(log, fresh)
+    for move in work.moved:
+        if move[1].place not in targets:
+            settle(log, rows_of(*move))
 
 
 def run_units(

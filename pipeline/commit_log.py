@@ -60,7 +60,11 @@ class CommitLog:
     def begin(self) -> None:
         """Make the output ready for commits. Raises ConfigError where that is not possible."""
         self.store.prepare()
-        if self.pointer() is None and not self.store.put_new(LAST, _pointer_bytes(0)):
+        pointer = self.pointer()
+        if pointer is None and self.store.put_new(LAST, _pointer_bytes(0)):
+            pointer = 0
+        # Whoever was killed behind a commit has not written it down; nor has whoever lost the file.
+        if pointer is None or pointer < self.state().last:
             self._remember(self.state().last)
 
     def state(self) -> LogState:

@@ -69,6 +69,28 @@ def test_rows_move_with_their_bytes_when_the_old_path_gets_others(tmp_path: Path
     assert run(make_job(out, [str(a), str(b)], [find("q")])).num_kept == 2
 
 
+@pytest.mark.parametrize("places", ["ba", "cab", "aac"])
+def test_rows_follow_files_that_change_places(tmp_path: Path, places: str) -> None:
+    """The n-th letter names the path whose bytes the n-th path gets."""
+    out, sources = tmp_path / "out", [sample(name) for name in VIDEOS[: len(places)]]
+    paths = [tmp_path / f"{letter}.mp4" for letter in "abc"[: len(places)]]
+    for source, path in zip(sources, paths, strict=True):
+        shutil.copy(source, path)
+    job = make_job(out, [str(path) for path in paths], [find("q")])
+    run(job)
+    before = {Path(row["video_uri"]).stem: row["video_id"] for row in _requests(out)}
+    for letter, path in zip(places, paths, strict=True):
+        shutil.copy(sources["abc".index(letter)], path)
+    summary = run(job)
+    assert (summary.num_kept, sum(summary.statuses.values())) == (len(places), 0)
+    after = {Path(row["video_uri"]).stem: row["video_id"] for row in _requests(out)}
+    assert after == {path.stem: before[letter] for path, letter in zip(paths, places, strict=True)}
+
+
+def _requests(out: Path) -> list[dict[str, Any]]:
+    return open_output(str(out)).read("requests").to_pylist()
+
+
 def test_one_changed_video_is_the_only_one_redone(tmp_path: Path) -> None:
     out, own = tmp_path / "out", tmp_path / "own.mp4"
     shutil.copy(sample("modern.mp4"), own)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.commit_log import CommitLog
+from pipeline.commit_log import LAST, CommitLog
 from pipeline.entries import Answer, Entry, Part, entry_bytes, read_entry
 from pipeline.parquet import RowContext, event_id, result_tables
 from pipeline.settle import Fresh, settle
@@ -129,6 +129,16 @@ def test_doing_it_again_on_purpose_replaces_it(log: CommitLog) -> None:
     settle(log, fresh_of("a.mp4"))
     assert settle(log, fresh_of("a.mp4", since=1)) is not None
     assert log.read("events").num_rows == 1
+
+
+def test_who_begins_writes_down_what_a_killed_writer_committed(log: CommitLog) -> None:
+    settle(log, fresh_of("a"))
+    before = log.store.get(LAST)
+    settle(log, fresh_of("b"))
+    log.store.put(LAST, before)  # As where the second's writer died behind its commit.
+    CommitLog(log.store).begin()
+    log.store.delete("_log/000002.json")
+    assert CommitLog(log.store).state().lost == (2,)
 
 
 def test_many_writers_get_one_number_each(log: CommitLog) -> None:
